@@ -1,0 +1,183 @@
+"""Convolution, pooling and response normalisation in the forms that XLA runs fast on a CPU.
+
+Same arguments and same values, within rounding, as the functions of the same names in `layers`,
+whose docstrings say what they compute; these say why another form is faster. All were chosen by
+timing whole training steps of LeNet-5 and AlexNet, with JAX 0.10, on two cores.
+"""
+
+from collections.abc import Callable
+from functools import partial, reduce
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Pair = tuple[int, int]
+Pads = tuple[Pair, Pair]
+
+
+def convolve(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads, groups: int) -> jax.Array:
+    """Choose the form of a convolution by its shape.
+
+    Groups become convolutions of their own: XLA's grouped convolution takes several times as long.
+    XLA hands convolutions to a fast library unless they have at most 16 input and 16 output maps;
+    those (LeNet-5's C1 and C3) become matrix products over bands of columns. All others, and the
+    strided ones, stay convolutions, of a part of the batch each.
+    """
+    if groups > 1:
+        parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
+        return jnp.concatenate([convolve(a, b, strides, pads, groups=1) for a, b in parts], -1)
+    if strides == (1, 1) and max(kernel.shape[2:]) <= 16:
+        return convolve_bands(x, kernel, pads)
+    return convolve_chunks(x, kernel, strides, pads)
+
+
+def convolve_bands(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+    """Stride-1 convolution as one matrix product that yields a block of neighbouring columns.
+
+    A row of the left matrix is a patch as high as the kernel and wide enough for the whole block,
+    gathered in long contiguous pieces; the right matrix holds the kernel once per column of the
+    block, shifted and surrounded by zeros (a banded Toeplitz matrix). The product has block times
+    as many columns as there are maps, which suits a matrix unit where 6 or 16 columns do not, and
+    the patches overlap less, at the price of (block + kernel width - 1) / kernel width times the
+    multiplications.
+
+    Up to 10 columns are one block (C3). More are cut into blocks of 4 to 8 columns that divide
+    them, the smallest such number (C1: 28 columns, 7 blocks), else into blocks of 4, and the
+    columns in excess are dropped.
+    """
+    kernel_height, kernel_width, _, features = kernel.shape
+    batch, height, width, channels = x.shape
+    rows = height + sum(pads[0]) - kernel_height + 1
+    columns = width + sum(pads[1]) - kernel_width + 1
+    block = columns if columns <= 10 else next((n for n in range(4, 9) if columns % n == 0), 4)
+    blocks = -(-columns // block)
+    left, right = pads[1]
+    x = jnp.pad(x, ((0, 0), pads[0], (left, right + blocks * block - columns), (0, 0)))
+
+    span = block + kernel_width - 1
+    patches = [
+        jnp.concatenate(
+            [
+                x[:, row : row + rows, start : start + span].reshape(batch, rows, span * channels)
+                for row in range(kernel_height)
+            ],
+            axis=-1,
+        )
+        for start in range(0, blocks * block, block)
+    ]
+    copies = [
+        jnp.pad(kernel, ((0, 0), (shift, block - 1 - shift), (0, 0), (0, 0)))
+        for shift in range(block)
+    ]
+    length = kernel_height * span * channels
+    left_matrix = jnp.stack(patches, axis=2).reshape(batch * rows * blocks, length)
+    right_matrix = jnp.stack(copies, axis=3).reshape(length, block * features)
+    y = (left_matrix @ right_matrix).reshape(batch, rows, blocks * block, features)
+    return y[:, :, :columns]
+
+
+def convolve_chunks(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
+    """Convolution in up to 8 equal parts of the batch, as many as divide it.
+
+    XLA's library runs some convolutions of large maps on one core; independent ones share the
+    cores, and the smaller intermediate results stay in the cache.
+    """
+    count = next(n for n in range(8, 0, -1) if x.shape[0] % n == 0)
+    return jnp.concatenate([_convolve(part, kernel, strides, pads) for part in jnp.split(x, count)])
+
+
+_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
+    """XLA's convolution with gradients that stay fast inside `lax.scan`.
+
+    JAX writes the gradients of a convolution as convolutions with permuted dimensions. XLA's CPU
+    compiler brings these into the order that its library takes, but only outside of loops: in the
+    body of a scan they are compiled to plain loops, 5 to 30 times slower (jax-ml/jax issue 12868).
+    Here the permutations are explicit transpositions and every convolution is in the right order.
+    The price is forward-mode differentiation, which custom_vjp functions do not have.
+    """
+    return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=_DIMENSIONS)
+
+
+def _convolve_forward(x, kernel, strides: Pair, pads: Pads):
+    return _convolve(x, kernel, strides, pads), (x, kernel)
+
+
+def _convolve_backward(strides: Pair, pads: Pads, residuals, dy: jax.Array):
+    x, kernel = residuals
+    x_pads, kernel_pads = [], []
+    for axis in (0, 1):
+        size, window, before = x.shape[1 + axis], kernel.shape[axis], pads[axis][0]
+        span = (dy.shape[1 + axis] - 1) * strides[axis] + 1
+        x_pads.append((window - 1 - before, size + before - span))
+        kernel_pads.append((before, span + window - 1 - size - before))
+    # Each input pixel collects the outputs that it went into: the kernel turned by 180 degrees.
+    dx = lax.conv_general_dilated(
+        dy,
+        jnp.flip(kernel, (0, 1)).swapaxes(2, 3),
+        (1, 1),
+        x_pads,
+        lhs_dilation=strides,
+        dimension_numbers=_DIMENSIONS,
+    )
+    # The maps of x are the batch here, the examples are the maps, and dy is the kernel.
+    dkernel = lax.conv_general_dilated(
+        x.transpose(3, 1, 2, 0),
+        dy.transpose(1, 2, 0, 3),
+        (1, 1),
+        kernel_pads,
+        rhs_dilation=strides,
+        dimension_numbers=_DIMENSIONS,
+    )
+    return dx, dkernel.transpose(1, 2, 0, 3)
+
+
+_convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
+    """Maximum of shifted slices along the rows, then along the columns.
+
+    2 * window slices in place of window ** 2, and the gradient is a few fused comparisons where
+    that of `reduce_window` is a slow scatter. The gradient rule differs at exact ties: it is split
+    between equal values, where `reduce_window` gives it to the first. After a ReLU nearly all ties
+    are between zeros, whose gradient the ReLU drops: so pool after a ReLU.
+    """
+    return _pool(x, window, stride, jnp.maximum)
+
+
+def avg_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
+    """Sum of shifted slices along the rows, then along the columns; fuses with its neighbours."""
+    return _pool(x, window, stride, jnp.add) / (window * window)
+
+
+def _pool(x: jax.Array, window: int, stride: int, combine: Callable[..., jax.Array]) -> jax.Array:
+    for axis in (1, 2):
+        last = (x.shape[axis] - window) // stride * stride
+        shifted = [
+            lax.slice_in_dim(x, start, start + last + 1, stride, axis) for start in range(window)
+        ]
+        x = reduce(combine, shifted)
+    return x
+
+
+def local_response_norm(x: jax.Array, k: float, n: int, alpha: float, beta: float) -> jax.Array:
+    """Sums over adjacent maps as a product with a banded matrix of ones.
+
+    The maps are the contiguous dimension, along which `reduce_window` and shifted sums are slow;
+    the product does C / n times the additions and is still faster. For the paper's beta the power
+    -0.75 is taken by square roots, which are vector instructions, unlike `pow`.
+    """
+    maps = jnp.arange(x.shape[-1])
+    band = (jnp.abs(maps[:, None] - maps[None, :]) <= n // 2).astype(jnp.float32)
+    scale = k + alpha * (jnp.square(x.astype(jnp.float32)) @ band)
+    if beta == 0.75:
+        root = lax.rsqrt(scale)
+        factor = root * jnp.sqrt(root)
+    else:
+        factor = jnp.power(scale, -beta)
+    return x * factor.astype(x.dtype)

@@ -1,0 +1,246 @@
+"""Layers that Flax lacks, or that it does not make fast on a CPU.
+
+First the pure functions, then the Linen modules around them. Images and feature maps are
+[B, H, W, C], kernels [height, width, input channels / groups, output channels].
+
+Every function has two forms with the same values: XLA's own operators, which are the fast ones on
+an accelerator, and those of `cpu_forms`. `forms` is the one place that chooses between them.
+"""
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Initializer
+from jax import lax
+from jax.typing import DTypeLike
+
+from cnn_jax.models import cpu_forms
+
+Pair = tuple[int, int]
+Padding = str | int | Sequence[Pair]
+
+
+def convolve(
+    x: jax.Array, kernel: jax.Array, strides: Pair, pads: tuple[Pair, Pair], groups: int
+) -> jax.Array:
+    """Cross-correlate x [B, H, W, C] with kernel [h, w, C / groups, D]; result [B, H', W', D]."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        strides,
+        pads,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
+    """Largest value of each window x window patch of every map; no padding."""
+    return nn.max_pool(x, (window, window), (stride, stride))
+
+
+def avg_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
+    """Mean of each window x window patch of every map; no padding."""
+    return nn.avg_pool(x, (window, window), (stride, stride))
+
+
+def local_response_norm(x: jax.Array, k: float, n: int, alpha: float, beta: float) -> jax.Array:
+    """Divide x [B, H, W, C] by (k + alpha * sum of squares over n adjacent maps) ** beta.
+
+    The sum is not divided by n, as printed in Krizhevsky et al. (2012), section 3.3 (Caffe and
+    cuda-convnet2 divide it). At the first and last maps it has fewer terms. Computed in float32.
+    """
+    squares = jnp.square(x.astype(jnp.float32))
+    sums = lax.reduce_window(
+        squares, 0.0, lax.add, (1, 1, 1, n), (1, 1, 1, 1), [(0, 0)] * 3 + [(n // 2, n // 2)]
+    )
+    return x * jnp.power(k + alpha * sums, -beta).astype(x.dtype)
+
+
+def dropout(x: jax.Array, keys: jax.Array, rate: float, salt: int) -> jax.Array:
+    """Zero each value with probability `rate` and divide the others by 1 - rate.
+
+    The mask of example i is drawn from keys[i] and `salt` alone, so it does not depend on the rest
+    of the batch, nor on how the batch is spread over devices.
+    """
+
+    def mask(key):
+        return jax.random.bernoulli(jax.random.fold_in(key, salt), 1 - rate, x.shape[1:])
+
+    return jnp.where(jax.vmap(mask)(keys), x / (1 - rate), jnp.zeros_like(x))
+
+
+class Forms(NamedTuple):
+    """The functions whose fastest form depends on the hardware, with the signatures above."""
+
+    convolve: Callable[..., jax.Array]
+    max_pool: Callable[..., jax.Array]
+    avg_pool: Callable[..., jax.Array]
+    local_response_norm: Callable[..., jax.Array]
+
+
+def forms(backend: str | None = None) -> Forms:
+    """The fast forms for a backend ("cpu", "gpu", ...), by default the one JAX is running on."""
+    if (backend or jax.default_backend()) == "cpu":
+        return Forms(
+            cpu_forms.convolve,
+            cpu_forms.max_pool,
+            cpu_forms.avg_pool,
+            cpu_forms.local_response_norm,
+        )
+    return Forms(convolve, max_pool, avg_pool, local_response_norm)
+
+
+class Conv(nn.Module):
+    """Convolution (cross-correlation) with a bias per output map.
+
+    features: output maps D. kernel_size and strides: one number, or (height, width).
+    padding: "VALID", "SAME", one number for all four sides, or ((top, bottom), (left, right)).
+    groups: input and output maps fall into this many groups that do not see each other.
+    Parameters: kernel [height, width, C / groups, D] and bias [D], float32; `dtype` is what the
+    convolution computes in and returns.
+
+    Raises ValueError if the kernel does not fit into the padded maps, or the groups do not divide
+    the maps.
+    """
+
+    features: int
+    kernel_size: int | Pair
+    strides: int | Pair = 1
+    padding: Padding = "VALID"
+    groups: int = 1
+    use_bias: bool = True
+    dtype: DTypeLike = jnp.float32
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    bias_init: Initializer = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [B, H, W, C] to maps [B, H', W', features]."""
+        channels = x.shape[-1]
+        if channels % self.groups or self.features % self.groups:
+            raise ValueError(
+                f"{self.name}: {self.groups} groups do not divide "
+                f"{channels} input and {self.features} output maps"
+            )
+        size, strides = _pair(self.kernel_size), _pair(self.strides)
+        pads = _pads(self.padding, x.shape[1:3], size, strides)
+        _check_fits(self, x, size, pads)
+        kernel_shape = (*size, channels // self.groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, kernel_shape, jnp.float32)
+        y = forms().convolve(
+            x.astype(self.dtype), kernel.astype(self.dtype), strides, pads, self.groups
+        )
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
+            y += bias.astype(self.dtype)[None, None, None]
+        return y
+
+
+class MaxPool(nn.Module):
+    """Maximum over window x window patches, `stride` apart; no padding.
+
+    Raises ValueError if the window is larger than the map. On a CPU, the gradient of a maximum that
+    occurs twice in a window is split between its places, on other backends the first takes it all:
+    pool after a ReLU, which discards the gradient of the zeros that nearly all such ties are.
+    """
+
+    window: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [B, H, W, C] to [B, (H - window) // stride + 1, ..., C]."""
+        _check_fits(self, x, (self.window, self.window))
+        return forms().max_pool(x, self.window, self.stride)
+
+
+class AvgPool(nn.Module):
+    """Mean over window x window patches, `stride` apart; no padding.
+
+    Raises ValueError if the window is larger than the map.
+    """
+
+    window: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [B, H, W, C] to [B, (H - window) // stride + 1, ..., C]."""
+        _check_fits(self, x, (self.window, self.window))
+        return forms().avg_pool(x, self.window, self.stride)
+
+
+class LocalResponseNorm(nn.Module):
+    """Competition between adjacent maps at the same position, with the paper's constants.
+
+    b_i = a_i / (k + alpha * sum of a_j^2 for |j - i| <= n // 2) ^ beta, the sum not divided by n.
+    Source: Krizhevsky, Sutskever and Hinton (2012), section 3.3. Raises ValueError if n is even.
+    """
+
+    k: float = 2.0
+    n: int = 5
+    alpha: float = 1e-4
+    beta: float = 0.75
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [B, H, W, C] to maps of the same shape and dtype."""
+        if self.n % 2 == 0:
+            raise ValueError(f"{self.name}: n must be odd, a map and its neighbours; got {self.n}")
+        return forms().local_response_norm(x, self.k, self.n, self.alpha, self.beta)
+
+
+class Dropout(nn.Module):
+    """Zero values with probability `rate` while training, and divide the others by 1 - rate.
+
+    The division in training stands for the multiplication by 1 - rate at test time of Krizhevsky
+    et al. (2012), section 4.2. Each module draws its own masks: its path in the model is mixed into
+    the keys. Raises ValueError unless 0 <= rate < 1.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
+        """Values [B, ...] with one typed key per example [B]; the identity if `keys` is None."""
+        if not 0 <= self.rate < 1:
+            raise ValueError(f"{self.name}: rate must be in [0, 1), got {self.rate}")
+        if keys is None or self.rate == 0:
+            return x
+        return dropout(x, keys, self.rate, salt=zlib.crc32("/".join(self.path).encode()))
+
+
+def check_image_size(model: nn.Module, images: jax.Array, smallest: int) -> None:
+    """Raise ValueError if images [B, H, W, C] are smaller than the model's layers can take."""
+    height, width = images.shape[1:3]
+    if min(height, width) < smallest:
+        raise ValueError(
+            f"{type(model).__name__} needs images of at least {smallest}x{smallest} pixels, "
+            f"got {height}x{width}"
+        )
+
+
+def _check_fits(layer: nn.Module, x: jax.Array, window: Pair, pads=((0, 0), (0, 0))) -> None:
+    height, width = (size + sum(pad) for size, pad in zip(x.shape[1:3], pads, strict=True))
+    if height < window[0] or width < window[1]:
+        raise ValueError(
+            f"{layer.name}: a {window[0]}x{window[1]} window does not fit maps of {height}x{width}"
+        )
+
+
+def _pair(value: int | Pair) -> Pair:
+    return (value, value) if isinstance(value, int) else value
+
+
+def _pads(padding: Padding, size: Sequence[int], window: Pair, strides: Pair) -> tuple[Pair, Pair]:
+    if isinstance(padding, int):
+        return ((padding, padding), (padding, padding))
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(size, window, strides, padding)
+    rows, columns = padding
+    return (tuple(rows), tuple(columns))

@@ -1,0 +1,41 @@
+"""Multilayer perceptron: the baseline that a convolutional network has to beat."""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+
+class MLP(nn.Module):
+    """Fully connected network on the flattened image: fc1, fc2, ..., output.
+
+    | layer  | output       | parameters (28x28x1, default widths) |
+    |--------|--------------|--------------------------------------|
+    | fc1    | widths[0]    | 784 * 800 + 800 = 628,000            |
+    | output | classes      | 800 * 10 + 10 = 8,010                |
+    | total  |              | 636,010                              |
+
+    The default, 800 hidden units, is the two-layer network of Simard, Steinkraus and Platt (2003),
+    with ReLU in place of their sigmoid units. `widths=()` is multinomial logistic regression.
+
+    widths: units of each hidden layer. classes: number of logits. activation: after every hidden
+    layer. dtype: what the network computes in; parameters are float32 regardless.
+    """
+
+    widths: Sequence[int] = (800,)
+    classes: int = 10
+    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, train: bool = False, keys: jax.Array | None = None
+    ) -> jax.Array:
+        """Logits float32 [B, classes] of images float32 [B, H, W, C]."""
+        x = images.reshape(images.shape[0], -1)
+        for number, width in enumerate(self.widths, start=1):
+            x = self.activation(nn.Dense(width, dtype=self.dtype, name=f"fc{number}")(x))
+        logits = nn.Dense(self.classes, dtype=self.dtype, name="output")(x)
+        return logits.astype(jnp.float32)

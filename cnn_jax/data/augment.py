@@ -1,0 +1,89 @@
+"""Random and fixed changes of images, on the device: (key, image [H, W, C]) -> image.
+
+Every function here returns such a transform. It takes one typed PRNG key and one image, uint8 or
+float32 with values 0 .. 255, is pure, and is meant to be mapped over a batch with a key for each
+example, so that what happens to an example depends on nothing but its own key. Evaluation has no
+keys: transforms that are not random ignore it, the others raise ValueError. Apart from `resize`,
+all keep the dtype.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+Transform = Callable[[jax.Array | None, jax.Array], jax.Array]
+
+
+def resize(height: int, width: int | None = None) -> Transform:
+    """To float32 [height, width or height, C], bilinear, antialiased when it shrinks."""
+
+    def transform(key: jax.Array | None, image: jax.Array) -> jax.Array:
+        shape = (height, width or height, image.shape[-1])
+        return jax.image.resize(image.astype(jnp.float32), shape, "bilinear")
+
+    return transform
+
+
+def centre_crop(size: int) -> Transform:
+    """The central [size, size, C]; nearer to the top left by half a pixel if it has to be.
+
+    The transform raises ValueError for an image smaller than `size`.
+    """
+
+    def transform(key: jax.Array | None, image: jax.Array) -> jax.Array:
+        height, width, _ = _check_crop(size, image.shape)
+        top, left = (height - size) // 2, (width - size) // 2
+        return image[top : top + size, left : left + size]
+
+    return transform
+
+
+def random_crop(size: int, padding: int = 0) -> Transform:
+    """A [size, size, C] window at a uniform place, after `padding` zeros on each side.
+
+    Without padding: Krizhevsky et al. 2012, section 4.1. The transform raises ValueError for a
+    padded image smaller than `size`.
+    """
+
+    def transform(key: jax.Array | None, image: jax.Array) -> jax.Array:
+        padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+        height, width, channels = _check_crop(size, padded.shape)
+        last = jnp.array([height - size, width - size])
+        top, left = jax.random.randint(_given(key), (2,), 0, last + 1)
+        return jax.lax.dynamic_slice(padded, (top, left, 0), (size, size, channels))
+
+    return transform
+
+
+def random_shift(max_pixels: int) -> Transform:
+    """The image moved by -max_pixels .. max_pixels along each axis, uniformly; zeros move in."""
+
+    def transform(key: jax.Array | None, image: jax.Array) -> jax.Array:
+        padded = jnp.pad(image, ((max_pixels, max_pixels), (max_pixels, max_pixels), (0, 0)))
+        top, left = jax.random.randint(_given(key), (2,), 0, 2 * max_pixels + 1)
+        return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
+
+    return transform
+
+
+def random_flip() -> Transform:
+    """The image or, in one case of two, its mirror image (left and right exchanged)."""
+
+    def transform(key: jax.Array | None, image: jax.Array) -> jax.Array:
+        return jnp.where(jax.random.bernoulli(_given(key)), image[:, ::-1], image)
+
+    return transform
+
+
+def _check_crop(size: int, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    height, width, channels = shape
+    if size > min(height, width):
+        raise ValueError(f"cannot crop {size} x {size} from an image of {height} x {width}")
+    return height, width, channels
+
+
+def _given(key: jax.Array | None) -> jax.Array:
+    if key is None:
+        raise ValueError("a random transform needs a key; evaluation has none, use a fixed one")
+    return key

@@ -1,0 +1,164 @@
+"""What a dataset is: names, shapes, statistics, and random access to the examples of a split."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cnn_jax.data import statistics
+from cnn_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]  # {"image": uint8 [n, H, W, C], "label": int32 [n]}
+Fetch = Callable[[str, list[int]], Batch]  # (stored split, positions in it) -> the examples there
+
+
+@dataclass(frozen=True)
+class Source:
+    """Random access to the examples of one split or slice; threads may share it."""
+
+    ranges: tuple[tuple[str, int, int], ...]  # (stored split, start, stop), one after the other
+    _fetch: Fetch = field(repr=False)
+
+    def __len__(self) -> int:
+        return sum(stop - start for _, start, stop in self.ranges)
+
+    def read(self, indices: np.ndarray | Sequence[int]) -> Batch:
+        """The examples at `indices` [n]: {"image": uint8 [n, H, W, C], "label": int32 [n]}.
+
+        Raises IndexError for an index outside 0 .. len-1, UserError for an image that cannot be
+        decoded.
+        """
+        wanted = np.asarray(indices, dtype=np.int64)
+        if wanted.ndim != 1 or wanted.size == 0:
+            raise ValueError(f"indices must be a list of one or more, got shape {wanted.shape}")
+        if wanted.min() < 0 or wanted.max() >= len(self):
+            raise IndexError(
+                f"indices {wanted.min()} .. {wanted.max()} are not all in 0 .. {len(self) - 1}"
+            )
+        parts, places, begin = [], [], 0
+        for split, start, stop in self.ranges:
+            end = begin + stop - start
+            (inside,) = np.nonzero((begin <= wanted) & (wanted < end))
+            if inside.size:
+                parts.append(self._fetch(split, (wanted[inside] - begin + start).tolist()))
+                places.append(inside)
+            begin = end
+        if len(parts) == 1:
+            return parts[0]
+        back = np.argsort(np.concatenate(places))
+        return {key: np.concatenate([part[key] for part in parts])[back] for key in parts[0]}
+
+    def chunks(self, size: int = 1024) -> Iterator[Batch]:
+        """All examples in stored order, `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self.read(np.arange(start, min(start + size, len(self))))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A labelled set of images of one shape, in named splits.
+
+    `split` may be a name in `shard_lengths` or one of TFDS's slices: "train[:90%]",
+    "train[55000:]", "train+test". Make one with `load_dataset` or `array_dataset`.
+    """
+
+    name: str
+    version: str
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]  # (H, W, C) as delivered, uint8
+    statistics: statistics.Statistics
+    shard_lengths: Mapping[str, tuple[int, ...]]  # examples in each stored file of each split
+    folder: Path | None  # where it is stored; None if it is only in memory
+    _fetch: Fetch = field(repr=False)
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Mean of the training pixels per channel, in units of [0, 1]."""
+        return self.statistics.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation of the training pixels per channel, in units of [0, 1]."""
+        return self.statistics.std
+
+    def num_examples(self, split: str) -> int:
+        """How many examples `split` has. Raises UserError if there is no such split."""
+        return len(self.open(split))
+
+    def open(self, split: str) -> Source:
+        """Random access to `split`. Raises UserError if there is no such split."""
+        return Source(_ranges(self.name, split, self.shard_lengths), self._fetch)
+
+
+def array_dataset(
+    name: str,
+    splits: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    class_names: Sequence[str],
+    version: str = "in memory",
+) -> Dataset:
+    """A dataset of arrays in memory: {"train": (images uint8 [n,H,W,C], labels int [n]), ...}.
+
+    Raises ValueError if the arrays are not of that form or there is no split "train".
+    """
+    if "train" not in splits:
+        raise ValueError(f"dataset {name!r} needs a split 'train'; it has {sorted(splits)}")
+    shapes = {np.shape(images)[1:] for images, _ in splits.values()}
+    if len(shapes) != 1 or len(shape := shapes.pop()) != 3:
+        raise ValueError(f"images of dataset {name!r} must be [n, H, W, C] of one shape")
+    arrays: dict[str, Batch] = {}
+    for split, (images, labels) in splits.items():
+        images, labels = np.asarray(images), np.asarray(labels)
+        if images.dtype != np.uint8 or len(images) == 0:
+            raise ValueError(f"{name} {split}: need uint8 images, got {len(images)} {images.dtype}")
+        if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+            raise ValueError(f"{name} {split}: {len(images)} images, labels {labels.shape}")
+        if labels.min() < 0 or labels.max() >= len(class_names):
+            raise ValueError(f"{name} {split}: a label is outside 0 .. {len(class_names) - 1}")
+        arrays[split] = {"image": images, "label": labels.astype(np.int32)}
+
+    def fetch(split: str, positions: list[int]) -> Batch:
+        return {key: values[positions] for key, values in arrays[split].items()}
+
+    return Dataset(
+        name=name,
+        version=version,
+        class_names=tuple(class_names),
+        image_shape=shape,
+        statistics=statistics.measure([arrays["train"]], "all of the split train"),
+        shard_lengths={split: (len(batch["label"]),) for split, batch in arrays.items()},
+        folder=None,
+        _fetch=fetch,
+    )
+
+
+def _ranges(
+    name: str, split: str, shard_lengths: Mapping[str, tuple[int, ...]]
+) -> tuple[tuple[str, int, int], ...]:
+    if split in shard_lengths:
+        return ((split, 0, sum(shard_lengths[split])),)
+    import tensorflow_datasets as tfds  # half a second, which only slices need to pay
+
+    infos = {
+        stored: tfds.core.SplitInfo(name=stored, shard_lengths=list(lengths), num_bytes=0)
+        for stored, lengths in shard_lengths.items()
+    }
+    try:
+        parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
+    except (ValueError, AssertionError, NotImplementedError) as error:
+        known = ", ".join(f"{stored} ({sum(n):,} examples)" for stored, n in shard_lengths.items())
+        raise UserError(
+            f"dataset {name!r} has no split {split!r}; "
+            f"it has {known}, and slices of them such as 'train[:90%]'"
+        ) from error
+    ranges = tuple(
+        (
+            part.splitname,
+            part.from_ or 0,
+            infos[part.splitname].num_examples if part.to is None else part.to,
+        )
+        for part in parts
+    )
+    if any(start >= stop for _, start, stop in ranges):
+        raise UserError(f"split {split!r} of dataset {name!r} has no examples")
+    return ranges

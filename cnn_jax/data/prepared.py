@@ -1,0 +1,202 @@
+"""Reading what is prepared on disk in TFDS's ArrayRecord format, ours or TFDS's own."""
+
+import json
+import os
+import re
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from cnn_jax.data import derived, statistics
+from cnn_jax.data.datasets import Batch, Dataset, Fetch, Source
+from cnn_jax.errors import UserError
+
+# What the package prepares by itself, and the files its preparation reads. Any other name is a
+# builder of TFDS's own, which needs TensorFlow to prepare.
+EMBEDDED = "digits"
+IDX_FILES = tuple(
+    f"{part}-ubyte.gz"
+    for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+)
+IDX_NAMES = ("mnist", "fashion_mnist")
+
+
+def data_root(data_dir: str | os.PathLike | None) -> Path:
+    """`data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets, which is TFDS's own order."""
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def find(name: str, root: Path) -> Path | None:
+    """The folder of the newest prepared version of `name`; None if there is none.
+
+    TFDS prepares in a folder of another name and renames it when all is written, so a folder that
+    is named for a version is whole.
+    """
+    versions = [
+        (tuple(map(int, info.parent.name.split("."))), info.parent)
+        for info in (root / name).glob("*/dataset_info.json")
+        if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)
+    ]
+    return max(versions)[1] if versions else None
+
+
+def load_dataset(
+    name: str, data_dir: str | os.PathLike | None = None, size: int | None = None
+) -> Dataset:
+    """A prepared dataset: its description, and access to its examples, of which it reads none.
+
+    `size` resizes images after decoding: the shorter side to `size`, then the central square.
+    (The first time at all, it reads up to 60,000 training examples for mean and std.) The dataset
+    "digits" is embedded and prepares itself. Raises UserError if the dataset is not prepared, not
+    stored as ArrayRecord, or not labelled images.
+    """
+    if size is not None and size < 1:
+        raise UserError(f"size must be positive, got {size}")
+    root = data_root(data_dir)
+    folder = find(name, root)
+    if folder is None and name == EMBEDDED:
+        from cnn_jax.data.preparation import prepare_embedded
+
+        prepare_embedded(root)
+        folder = find(name, root)
+    if folder is None:
+        raise UserError(
+            f"dataset {name!r} is not prepared in {root}; prepare it once with: "
+            + prepare_command(name, data_dir)
+        )
+    import tensorflow_datasets as tfds
+
+    try:
+        info: Any = tfds.builder_from_directory(folder).info
+    except Exception as error:  # of many kinds, JSON's and protobuf's among them
+        raise _damaged(name, folder, error) from error
+    file_format = getattr(info.file_format, "value", "an unknown format")
+    if file_format != "array_record":
+        raise UserError(
+            f"dataset {name!r} in {folder} is stored as {file_format}, which has no random "
+            "access; prepare it as array_record in another folder: "
+            + prepare_command(name, data_dir="DIR")
+        )
+    image_key, label_key = info.supervised_keys or ("image", "label")
+    features = dict(info.features.items())
+    image, label = features.get(image_key), features.get(label_key)
+    if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8:
+        raise UserError(f"{image_key!r} of dataset {name!r} is no 8-bit image, but {image}")
+    if not isinstance(label, tfds.features.ClassLabel):
+        raise UserError(f"{label_key!r} of dataset {name!r} is no class label, but {label}")
+    height, width, channels = cast(tuple[int, int, int], image.shape)
+    if size is not None:
+        height = width = size
+    if height is None or width is None:
+        raise UserError(f"images of dataset {name!r} vary in size; say which size to deliver")
+    shard_lengths = {split: tuple(stored.shard_lengths) for split, stored in info.splits.items()}
+    if "train" not in shard_lengths:
+        raise UserError(f"dataset {name!r} has no split 'train', only {', '.join(shard_lengths)}")
+
+    shape = (height, width, channels)
+    fetch = _fetch_from(name, info, image_key, label_key, shape, resize=size is not None)
+    total = sum(shard_lengths["train"])
+    train = Source((("train", 0, min(total, statistics.EXAMPLES)),), fetch)
+    origin = f"the first {len(train):,} of {total:,} stored training examples"
+    return Dataset(
+        name=name,
+        version=str(info.version),
+        class_names=tuple(label.names),
+        image_shape=shape,
+        statistics=_cached_statistics(name, folder, shape, train, origin),
+        shard_lengths=shard_lengths,
+        folder=folder,
+        _fetch=fetch,
+    )
+
+
+def prepare_command(name: str, data_dir: str | os.PathLike | None) -> str:
+    """The command line that prepares `name`."""
+    manual = {name: "DIR_WITH_" + IDX_FILES[0] for name in IDX_NAMES}.get(name)
+    if name.startswith("folder/"):
+        manual = "DIR_WITH_split/class/*.jpg_OR_TARS"
+    return (
+        f"python -m cnn_jax data prepare {name}"
+        + (f" --manual-dir {manual}" if manual else "")
+        + (f" --data-dir {data_dir}" if data_dir else "")
+    )
+
+
+def _fetch_from(
+    name: str, info: Any, image_key: str, label_key: str, shape: tuple[int, int, int], resize: bool
+) -> Fetch:
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.data_sources.array_record import ArrayRecordDataSource
+
+    from cnn_jax.data import images
+
+    @cache
+    def records(split: Any) -> ArrayRecordDataSource:
+        # Decoding is ours, so that pixels don't depend on whether OpenCV is installed, and so
+        # that an image that is broken can be named.
+        return ArrayRecordDataSource(
+            info, split=split, decoders={image_key: tfds.decode.SkipDecoding()}
+        )
+
+    def fetch(split: str, positions: list[int]) -> Batch:
+        pixels = np.empty((len(positions), *shape), np.uint8)
+        labels = np.empty(len(positions), np.int32)
+        try:
+            # A list, not an array: `if not keys` in there is a question an array won't answer.
+            found = records(split).__getitems__(positions)
+        except RuntimeError as error:  # from ArrayRecord: a file is absent or cut, a sum is wrong
+            raise _damaged(name, Path(info.data_dir), error) from error
+        for i, record in enumerate(found):
+            try:
+                image = images.decode(record[image_key], shape[-1], shape[0] if resize else None)
+                if image.shape != shape:
+                    raise ValueError(f"its shape is {image.shape}, not {shape}")
+            except images.DECODE_ERRORS as error:
+                raise UserError(
+                    f"image {positions[i]} of split {split!r} of dataset {name!r} is broken "
+                    f"({error}); delete the dataset's folder and prepare it again"
+                ) from error
+            pixels[i], labels[i] = image, record[label_key]
+        return {"image": pixels, "label": labels}
+
+    return fetch
+
+
+def _damaged(name: str, folder: Path, error: Exception) -> UserError:
+    return UserError(
+        f"the files of dataset {name!r} in {folder} are damaged ({error}); "
+        "delete that folder and prepare the dataset again"
+    )
+
+
+def _cached_statistics(
+    name: str, folder: Path, shape: tuple[int, int, int], train: Source, origin: str
+) -> statistics.Statistics:
+    file_name = f"statistics-{'x'.join(map(str, shape))}.json"
+    elsewhere = Path("~/.cache/cnn_jax").expanduser() / name / folder.name
+    places = (folder / derived.FOLDER / file_name, elsewhere / file_name)
+    stamp = derived.stamp(folder)
+    for path in places:
+        try:
+            saved = json.loads(path.read_text())
+            if saved["stamp"] == stamp:
+                return statistics.Statistics(
+                    mean=tuple(saved["mean"]),
+                    std=tuple(saved["std"]),
+                    sha256=saved["sha256"],
+                    origin=saved["origin"],
+                )
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # absent, or not ours: measured again
+    measured = statistics.measure(train.chunks(), origin)
+    text = json.dumps({**asdict(measured), "stamp": stamp}, indent=2) + "\n"
+    for path in places:
+        try:
+            derived.write(path, lambda file: file.write(text.encode()))
+            break
+        except OSError:
+            continue  # a folder that is not ours to write in
+    return measured

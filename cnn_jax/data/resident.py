@@ -1,0 +1,113 @@
+"""A whole split as one array, decoded once and kept beside the stored examples."""
+
+import json
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from cnn_jax.data import derived
+from cnn_jax.data.datasets import Batch, Dataset
+
+_CHUNK = 512  # examples decoded by one thread at a time
+
+
+def load_resident(dataset: Dataset, split: str) -> Batch:
+    """All examples of `split` in stored order: {"image": uint8 [N,H,W,C], "label": int32 [N]}.
+
+    The arrays may be read-only views of files. They are decoded the first time and written beside
+    the prepared dataset if that folder can be written; files that are stale or damaged are decoded
+    again. Raises UserError for a split that there is not, or an image that is broken.
+    """
+    source = dataset.open(split)
+    if dataset.folder is None:
+        return source.read(np.arange(len(source)))
+    parts = [
+        _saved_slice(dataset, *wanted) or _decode_and_save(dataset, *wanted)
+        for wanted in source.ranges
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def is_saved(dataset: Dataset, split: str) -> bool:
+    """Whether `load_resident` would read files instead of decoding."""
+    ranges = dataset.open(split).ranges
+    return dataset.folder is not None and all(_saved_slice(dataset, *wanted) for wanted in ranges)
+
+
+def _saved_slice(dataset: Dataset, split: str, start: int, stop: int) -> Batch | None:
+    whole = sum(dataset.shard_lengths[split])
+    for first, last in ((0, whole), (start, stop)):  # a slice of a saved whole costs nothing
+        if saved := _load(dataset, split, first, last):
+            return {key: values[start - first : stop - first] for key, values in saved.items()}
+    return None
+
+
+def _load(dataset: Dataset, split: str, start: int, stop: int) -> Batch | None:
+    paths = _paths(dataset, split, start, stop)
+    expected = {
+        "image": (np.dtype(np.uint8), (stop - start, *dataset.image_shape)),
+        "label": (np.dtype(np.int32), (stop - start,)),
+    }
+    try:
+        receipt = json.loads(paths["receipt"].read_text())
+        arrays = {key: np.load(paths[key], mmap_mode="r") for key in expected}
+        sound = receipt["stamp"] == derived.stamp(_stored_in(dataset)) and all(
+            (arrays[key].dtype, arrays[key].shape) == expected[key]
+            and receipt[key] == _checksum(arrays[key])
+            for key in expected
+        )
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None  # absent or damaged; either way it is decoded again
+    return arrays if sound else None
+
+
+def _decode_and_save(dataset: Dataset, split: str, start: int, stop: int) -> Batch:
+    source = dataset.open(split)
+    arrays = {
+        "image": np.empty((stop - start, *dataset.image_shape), np.uint8),
+        "label": np.empty(stop - start, np.int32),
+    }
+
+    def fill(begin: int) -> None:
+        end = min(begin + _CHUNK, stop)
+        for key, values in source.read(np.arange(begin, end)).items():
+            arrays[key][begin - start : end - start] = values
+
+    with ThreadPoolExecutor() as threads:
+        for _ in threads.map(fill, range(start, stop, _CHUNK)):
+            pass  # the loop raises what a thread has raised
+    paths = _paths(dataset, split, start, stop)
+    try:
+        for key, values in arrays.items():
+            derived.write(paths[key], partial(np.save, arr=values))
+        receipt = {key: _checksum(values) for key, values in arrays.items()}
+        text = json.dumps({**receipt, "stamp": derived.stamp(_stored_in(dataset))})
+        derived.write(paths["receipt"], lambda file: file.write(text.encode()))
+    except OSError:
+        pass  # a folder that cannot be written, or a full disk: decoded again next time
+    return arrays
+
+
+def _paths(dataset: Dataset, split: str, start: int, stop: int) -> dict[str, Path]:
+    height, width, channels = dataset.image_shape
+    stem = f"{split}-{start}-{stop}-{height}x{width}x{channels}"
+    folder = _stored_in(dataset) / derived.FOLDER
+    return {
+        "image": folder / f"{stem}-images.npy",
+        "label": folder / f"{stem}-labels.npy",
+        "receipt": folder / f"{stem}.json",
+    }
+
+
+def _stored_in(dataset: Dataset) -> Path:
+    assert dataset.folder is not None  # datasets in memory have nothing to save
+    return dataset.folder
+
+
+def _checksum(values: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(values).data)

@@ -1,0 +1,148 @@
+"""What is done to datasets and to finished runs.
+
+python -m cnn_jax data prepare mnist
+python -m cnn_jax evaluate runs/lenet5_digits-1a2b3c4d
+"""
+
+import functools
+import json as json_module
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Union
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from cnn_jax import data
+from cnn_jax.cli import exit_on_user_error, usage_errors_in_one_line
+from cnn_jax.evaluate import evaluate_run
+from cnn_jax.feed import Kind
+
+Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
+Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+DataDir = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
+
+
+def evaluate(
+    run: Run,
+    split: str | None = None,
+    step: int | None = None,
+    data_dir: DataDir = None,
+    batch_size: int = 250,
+    feed: Kind = "auto",
+    json: bool = False,
+) -> None:
+    """Rebuild a run from its folder and evaluate a checkpoint: loss, top-1, top-5 and the count.
+
+    Args:
+        run: Run folder.
+        split: Split of the run's dataset. Default: the one evaluated while training.
+        step: Which checkpoint. Default: the last.
+        data_dir: Where prepared datasets lie. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+        batch_size: Examples per batch; changes speed and memory, not the result.
+        feed: Hold the split on the device, or stream it from disk.
+        json: Print JSON instead of a table.
+    """
+    _show(evaluate_run(run, split, step, data_dir, batch_size, feed), json)
+
+
+def data_prepare(
+    name: Name,
+    manual_dir: Path | None = None,
+    data_dir: DataDir = None,
+    size: int | None = None,
+    channels: int = 3,
+) -> None:
+    """Prepare a dataset once, so that it can be read without network or TensorFlow.
+
+    Args:
+        name: mnist, fashion_mnist, a TFDS name, or folder/NAME for a directory or tar of
+            split/class/*.jpg.
+        manual_dir: Folder of the original files, instead of a download.
+        data_dir: Where prepared datasets lie. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+        size: For folder/NAME: store photographs as SIZE × SIZE pixels.
+        channels: For folder/NAME: 3 for colour, 1 for grey.
+    """
+    data.prepare(name, manual_dir, data_dir, size, channels)
+    _show(data.describe(name, data_dir), json=False)
+
+
+def data_list(data_dir: DataDir = None) -> None:
+    """List the datasets that are prepared, and those that can be.
+
+    Args:
+        data_dir: Where prepared datasets lie. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+    """
+    table = Table("dataset", "version", "splits")
+    for name, version, splits in data.list_datasets(data_dir):
+        table.add_row(name, version, splits)
+    Console().print(table)
+
+
+def data_info(name: Name, data_dir: DataDir = None, json: bool = False) -> None:
+    """Describe a prepared dataset: splits, classes, image shape, mean and deviation.
+
+    Args:
+        name: Dataset, as `data list` shows it.
+        data_dir: Where prepared datasets lie. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+        json: Print JSON instead of a table.
+    """
+    _show(data.describe(name, data_dir), json)
+
+
+def _show(values: Mapping[str, Any], json: bool) -> None:
+    if json:
+        print(json_module.dumps(values))
+        return
+    table = Table(show_header=False)
+    for name, value in values.items():
+        table.add_row(name, f"{value:.6g}" if isinstance(value, float) else str(value))
+    Console().print(table)
+
+
+def _one_of(commands: Mapping[str, Callable[..., Any]]) -> Any:
+    """A type that tyro reads as sub-commands; the call comes back unmade, so that all flags
+    are checked before anything runs.
+    """
+
+    def later(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def bind(*args: Any, **kwargs: Any) -> Callable[[], Any]:
+            return functools.partial(command, *args, **kwargs)
+
+        return bind
+
+    return Union[  # noqa: UP007 (made of a table)
+        tuple(
+            Annotated[Any, tyro.conf.subcommand(name, constructor=later(command))]
+            for name, command in commands.items()
+        )
+    ]
+
+
+DataCommand = _one_of({"prepare": data_prepare, "list": data_list, "info": data_info})
+
+
+def data_command(
+    command: tyro.conf.OmitArgPrefixes[tyro.conf.OmitSubcommandPrefixes[DataCommand]],  # pyright: ignore
+) -> None:
+    """Prepare datasets, list them, describe one."""
+    command()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the sub-command that the command line names."""
+    with exit_on_user_error():
+        with usage_errors_in_one_line():
+            run: Any = tyro.cli(
+                _one_of({"evaluate": evaluate, "data": data_command}),
+                prog="python -m cnn_jax",
+                description=__doc__,
+                args=arguments,
+            )
+        run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""The command line of an experiment script, which ends in `main(Config, build)`."""
+
+import contextlib
+import dataclasses
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+from absl import logging as absl_logging
+
+from cnn_jax import parallel, runs
+from cnn_jax.errors import UserError
+from cnn_jax.experiment import Experiment
+from cnn_jax.train import Options, train
+
+Build = Callable[[Any, Path | None], Experiment]
+
+
+def main(
+    config_class: type[Any],
+    build: Build,
+    options: Options = Options(),  # noqa: B008 (frozen)
+    arguments: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Train the experiment that the command line describes, or go on with it.
+
+    Every field of the script's `Config` and of `train.Options` is a flag; `options` holds the
+    defaults where the script wants others. A `UserError` ends the program with one line and exit
+    code 2.
+
+    Returns:
+        the final evaluation.
+    """
+    with exit_on_user_error():
+        config, options = _parse(config_class, options, arguments)
+        parallel.initialise_processes(
+            options.distributed, options.coordinator, options.num_processes, options.process_id
+        )
+        experiment = build(config, options.data_dir)
+        parallel.check_divides(experiment.batch_size, options.accumulate)
+        experiment.dataset.num_examples(experiment.eval_split)
+        folder = options.workdir or runs.default_folder(config)
+        if parallel.is_primary():
+            runs.create(folder, config, options)
+            print(f"run folder: {folder}", flush=True)
+        parallel.barrier("run folder")
+        return train(experiment, folder, options)
+
+
+@contextlib.contextmanager
+def usage_errors_in_one_line() -> Iterator[None]:
+    """Around a call of tyro: what is wrong with the flags becomes a `UserError`, not a box."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            yield
+    except SystemExit as error:
+        if not error.code:  # --help
+            raise
+        words = "".join(c if c not in "╭╮╰╯│─" else " " for c in said.getvalue()).split()
+        raise UserError(" ".join(words)) from None
+
+
+@contextlib.contextmanager
+def exit_on_user_error() -> Iterator[None]:
+    """Turn `UserError` into one line and exit code 2, and keep the libraries' chatter down."""
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _parse(config_class: type[Any], options: Options, arguments: Sequence[str] | None) -> Any:
+    flags = dataclasses.make_dataclass(
+        "Flags",
+        [
+            ("recipe", tyro.conf.OmitArgPrefixes[config_class], config_class()),
+            ("run", tyro.conf.OmitArgPrefixes[Options], options),
+        ],
+    )
+    about = (sys.modules[config_class.__module__].__doc__ or "").strip()
+    with usage_errors_in_one_line():
+        parsed: Any = tyro.cli(flags, args=arguments, description=about)
+    return parsed.recipe, parsed.run

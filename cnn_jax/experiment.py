@@ -1,0 +1,79 @@
+"""The types everything is said in: model, transform, metric, and the experiment that lists them.
+
+`Config` (a few scalars, defined by each script) → `build(config, data_dir)` → `Experiment` →
+`train.train` → a run folder. `build` is pure but for reading the dataset's metadata: it touches no
+device and writes nothing. `data_dir` is an argument and not a field of the config because where the
+data lies does not change a run's numbers.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import optax
+from jax import Array
+
+from cnn_jax.data import Dataset
+from cnn_jax.losses import softmax_cross_entropy
+from cnn_jax.metrics import accuracy, top_k
+
+Variables = Mapping[str, Any]  # {"params": …, and other collections: the model's state}
+PerExample = Callable[[Array, Array], Array]  # (logits [B, classes], labels [B]) -> [B]
+Transform = Callable[[Array | None, Array], Array]  # (key, image [H, W, C] in 0..255) -> image
+
+
+class Model(Protocol):
+    """A pair of pure functions. A Flax Linen module is one when its `__call__` takes
+    `(images, train=False, keys=None)`.
+
+    `images` is float32 [B, H, W, C], standardised. `keys` is None in evaluation; in training it
+    holds one PRNG key per example [B], so that a draw (dropout, say) belongs to its example and not
+    to the device that computes it. There are no other random streams.
+    """
+
+    def init(self, key: Array, images: Array, /) -> Variables:
+        """Make `{"params": …}` and, for a model with state, more collections (`"batch_stats"`)."""
+        ...
+
+    def apply(
+        self,
+        variables: Variables,
+        images: Array,
+        /,
+        *,
+        train: bool,
+        keys: Array | None,
+        mutable: Any,
+    ) -> Any:
+        """Return `(logits [B, classes] float32, {collection: new value for each in mutable})`."""
+        ...
+
+
+def default_metrics() -> dict[str, PerExample]:
+    return {"accuracy": accuracy, "top5": top_k(5)}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All that decides what a run computes. How it is carried out is `train.Options`."""
+
+    model: Model
+    optimizer: optax.GradientTransformation
+    dataset: Dataset
+    train_split: str
+    eval_split: str
+    batch_size: int  # examples per step, over all devices
+    steps: int
+    seed: int
+    train_transforms: Sequence[Transform] = ()
+    eval_transforms: Sequence[Transform] = ()
+    loss: PerExample = softmax_cross_entropy
+    metrics: Mapping[str, PerExample] = field(default_factory=default_metrics)
+
+
+def epochs_to_steps(epochs: float, num_examples: int, batch_size: int) -> int:
+    """Steps that show `num_examples` examples `epochs` times, rounded to the nearest, at least 1.
+
+    Batches run on across the ends of epochs, so nothing is dropped and a fraction is fine.
+    """
+    return max(1, round(epochs * num_examples / batch_size))

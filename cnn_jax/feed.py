@@ -1,0 +1,107 @@
+"""Bring examples to the devices, held there (resident) or read ahead of use (streamed).
+
+Either way the order is the same, and the compiled step is handed blocks, one item per step. A
+resident item is indices into arrays on the device; a streamed item is the examples themselves.
+`fetch` makes a batch of either.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+
+from cnn_jax import parallel
+from cnn_jax.data import Dataset, batch_indices, load_resident, stream
+
+Kind = Literal["auto", "resident", "stream"]
+Block = tuple[int, int]  # steps [start, stop) that one dispatch computes
+
+
+class Feed(NamedTuple):
+    """One split, ready to be read in any order."""
+
+    dataset: Dataset
+    split: str
+    resident: dict[str, Array]  # "image", "label" on every device; {} when streamed
+    readers: int  # threads that decode, when streamed
+
+
+def open_feed(dataset: Dataset, split: str, kind: Kind, readers: int) -> Feed:
+    """Put the split on the devices, or leave it on disk.
+
+    `auto` holds a split that takes at most a quarter of what a device has free.
+    """
+    if choose(dataset, split, kind) == "resident":
+        resident: Any = parallel.replicate(load_resident(dataset, split))
+        return Feed(dataset, split, resident, readers)
+    return Feed(dataset, split, {}, readers)
+
+
+def choose(dataset: Dataset, split: str, kind: Kind) -> Literal["resident", "stream"]:
+    """Decide `auto` by the split's size against the free memory of a device."""
+    if kind != "auto":
+        return kind
+    fits = split_bytes(dataset, split) <= parallel.free_device_memory() / 4
+    return "resident" if fits else "stream"
+
+
+def split_bytes(dataset: Dataset, split: str) -> int:
+    """Bytes of the split's decoded uint8 images."""
+    return dataset.num_examples(split) * int(np.prod(dataset.image_shape))
+
+
+def fetch(resident: dict[str, Array], item: dict[str, Array]) -> dict[str, Array]:
+    """Make a batch of an item, inside the compiled step."""
+    if not resident:
+        return item
+    index = item["index"]
+    rest = {name: value for name, value in item.items() if name != "index"}
+    return {name: values[index] for name, values in resident.items()} | rest
+
+
+def training_blocks(
+    feed: Feed, seed: int, batch_size: int, blocks: Iterable[Block]
+) -> Iterator[Any]:
+    """This process's share of the training batches, block after block: the batch law.
+
+    Yields:
+        pytrees of arrays `[steps, b, ...]`, b examples per process.
+    """
+    examples = feed.dataset.num_examples(feed.split)
+    share = parallel.local_share(batch_size)
+
+    def indices_of(step: int) -> np.ndarray:
+        return batch_indices(seed, step, batch_size, examples)[share]
+
+    return _blocks(feed, indices_of, list(blocks))
+
+
+def evaluation_blocks(feed: Feed, batch_size: int) -> Iterator[Any]:
+    """Every example of the split once, in stored order; the last batch is padded and masked."""
+    examples = feed.dataset.num_examples(feed.split)
+    share = parallel.local_share(batch_size)
+
+    def positions(step: int) -> np.ndarray:
+        return np.arange(step * batch_size, (step + 1) * batch_size)[share]
+
+    steps = -(-examples // batch_size)
+    blocks = _blocks(feed, lambda t: positions(t) % examples, [(t, t + 1) for t in range(steps)])
+    for step, block in enumerate(blocks):
+        mask = (positions(step) < examples).astype(np.float32)
+        yield block | {"mask": mask[None]}
+
+
+def _blocks(
+    feed: Feed, indices_of: Callable[[int], np.ndarray], blocks: list[Block]
+) -> Iterator[dict[str, np.ndarray]]:
+    if feed.resident:
+        for start, stop in blocks:
+            yield {"index": np.stack([indices_of(t) for t in range(start, stop)]).astype(np.int32)}
+    elif blocks:
+        steps = range(blocks[0][0], blocks[-1][1])
+        batches = stream(feed.dataset.open(feed.split), steps, indices_of, feed.readers)
+        for start, stop in blocks:
+            items = [next(batches) for _ in range(start, stop)]
+            yield jax.tree.map(lambda *x: np.stack(x), *items)

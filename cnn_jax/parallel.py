@@ -1,0 +1,128 @@
+"""Devices and processes. The only file that says `jax.pmap`.
+
+A mapped function is written per device, with the axis name that it reduces over. State, metrics and
+resident data go in and come out without a device axis (`in_axes=None`, `out_axes=None`): the same
+on all devices, so a checkpoint knows nothing of how many there were. `pmap` is JAX's older
+spelling, since 0.8 itself made of `jit` and `shard_map`; `map_replicated` is all that a switch
+would change.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cnn_jax.errors import UserError
+
+T = TypeVar("T")
+
+
+def initialise_processes(
+    detect: bool, coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> None:
+    """Join the other processes of this run, before any device is used.
+
+    Args:
+        detect: let JAX read the cluster's own variables (SLURM, Open MPI, Kubernetes).
+        coordinator: `host:port` of process 0, with `num_processes` and `process_id`, where there is
+            no cluster to ask.
+    """
+    explicit = (coordinator, num_processes, process_id)
+    if any(x is not None for x in explicit) and any(x is None for x in explicit):
+        raise UserError(
+            "--coordinator, --num-processes and --process-id go together: give all three"
+        )
+    if detect or coordinator is not None:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+
+
+def check_divides(batch_size: int, accumulate: int = 1) -> None:
+    """Refuse a batch that cannot be shared equally by all devices and micro-batches."""
+    devices = jax.device_count()
+    if batch_size % (devices * accumulate):
+        pieces = f" times {accumulate} micro-batches" if accumulate > 1 else ""
+        raise UserError(
+            f"batch size {batch_size} does not divide by {devices} devices{pieces}: "
+            f"choose a multiple of {devices * accumulate}"
+        )
+
+
+def is_primary() -> bool:
+    """True in the one process that writes files and prints."""
+    return jax.process_index() == 0
+
+
+def local_share(batch_size: int) -> slice:
+    """The places of the global batch that this process's devices compute."""
+    share = batch_size // jax.process_count()
+    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+
+
+def replicate(tree: T) -> T:
+    """Put a copy of each array on every device of this process."""
+    return jax.device_put(tree, _sharding(PartitionSpec()))
+
+
+def share_out(tree: T) -> T:
+    """Put this process's share `[k, b, ...]` on its devices as `[k, devices, b / devices, ...]`."""
+    devices = jax.local_device_count()
+    sharding = _sharding(PartitionSpec(None, "devices"))
+
+    def place(x: np.ndarray) -> Any:
+        split = x.reshape(x.shape[0], devices, x.shape[1] // devices, *x.shape[2:])
+        return jax.device_put(split, sharding)
+
+    return jax.tree.map(place, tree)
+
+
+def map_replicated(
+    function: Callable[..., Any], axis: str, *, replicated: int, donate: tuple[int, ...] = ()
+) -> Callable[..., Any]:
+    """Map `function(*replicated, shared)` over all devices of all processes, compiled.
+
+    Args:
+        axis: the name over which the function reduces whatever differs between devices, so that
+            its results are the same on all of them (the device law's test would show it).
+        replicated: how many arguments come before `shared`; they have no device axis.
+        donate: which of them may be overwritten.
+
+    `shared` is what `share_out` returned; the function sees its own device's `[k, b, ...]`.
+    """
+    in_axes = (*(None,) * replicated, 1)
+    return jax.pmap(function, axis, in_axes=in_axes, out_axes=None, donate_argnums=donate)
+
+
+def ahead(blocks: Iterable[T], place: Callable[[T], Any], depth: int = 2) -> Iterator[Any]:
+    """Place `depth` blocks on the devices before they are asked for: copies overlap work."""
+    placed: deque[Any] = deque()
+    for block in blocks:
+        placed.append(place(block))
+        if len(placed) >= depth:
+            yield placed.popleft()
+    while placed:
+        yield placed.popleft()
+
+
+def free_device_memory() -> int:
+    """Bytes that one device may hold: its limit on a GPU, its part of the free memory on a CPU."""
+    device = jax.local_devices()[0]
+    stats = device.memory_stats()
+    if stats:
+        return int(stats["bytes_limit"] - stats["bytes_in_use"])
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    return free // jax.local_device_count()
+
+
+def barrier(name: str) -> None:
+    """Wait until every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def _sharding(spec: PartitionSpec) -> NamedSharding:
+    return NamedSharding(Mesh(np.array(jax.local_devices()), ("devices",)), spec)

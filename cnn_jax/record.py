@@ -1,0 +1,142 @@
+"""What a run writes and shows while it goes: metrics.jsonl, timing.jsonl, TensorBoard, progress.
+
+`metrics.jsonl` holds only what the laws make repeatable (no clock), so that two runs can be
+compared byte for byte; `timing.jsonl` holds the rest.
+"""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+
+class Record:
+    """The open books of one run. With `quiet` (all processes but one) every call does nothing."""
+
+    def __init__(self, folder: Path, step: int, total_steps: int, quiet: bool = False):
+        """Open the books of `folder` at `step`; lines after it, from a run that was killed, go."""
+        self._quiet = quiet
+        if quiet:
+            return
+        self._console = Console()
+        self._metrics = folder / "metrics.jsonl"
+        self._timing = folder / "timing.jsonl"
+        for path in (self._metrics, self._timing):
+            _cut_after(path, step)
+        self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[shown]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+            transient=True,
+        )
+        self._task = self._progress.add_task("step", total=total_steps, completed=step, shown="")
+        self._total = total_steps
+        self._opened = time.perf_counter()
+        self._since: tuple[float, int] | None = None  # when, and at which step, the clock started
+        self._progress.start()
+
+    def say(self, text: str) -> None:
+        """Print one line above the progress bar."""
+        if not self._quiet:
+            self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def advance(self, step: int) -> None:
+        """Move the progress bar; the clock starts at the first call, when all is compiled."""
+        if self._quiet:
+            return
+        self._progress.update(self._task, completed=step)
+        if self._since is None:
+            self._since = (time.perf_counter(), step)
+
+    @contextlib.contextmanager
+    def clock_stopped(self) -> Iterator[None]:
+        """Keep what happens inside out of images/s."""
+        before = time.perf_counter()
+        yield
+        if not self._quiet and self._since is not None:
+            self._since = (self._since[0] + time.perf_counter() - before, self._since[1])
+
+    def training(self, step: int, metrics: Mapping[str, float], batch_size: int) -> None:
+        """Write the means over the steps since the last call, and how fast they went."""
+        if self._quiet:
+            return
+        self._write(step, "train", metrics)
+        shown = _shown(metrics)
+        now, (since, first) = time.perf_counter(), self._since or (0.0, step)
+        if step > first:
+            seconds = (now - since) / (step - first)  # per step
+            rate = batch_size / seconds
+            line = {"step": step, "seconds": now - self._opened, "images_per_second": rate}
+            _append(self._timing, line)
+            self._tensorboard.add_scalar("train/images_per_second", rate, step)
+            shown += f"  {rate:,.0f} images/s"
+            if self._progress.disable:
+                shown += f"  {_clock(seconds * (self._total - step))} left"
+        self._since = (now, step)
+        self._progress.update(self._task, completed=step, shown=shown)
+        if self._progress.disable:
+            self.say(f"step {step}/{self._total}  {shown}")
+
+    def evaluation(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        """Write an exact evaluation."""
+        if not self._quiet:
+            self._write(step, split, metrics)
+            self.say(f"step {step}/{self._total}  {split}: {_shown(metrics)}")
+
+    def close(self) -> None:
+        if not self._quiet:
+            self._progress.stop()
+            self._tensorboard.close()
+
+    def _write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        _append(self._metrics, {"step": step, "split": split, **metrics})
+        for name, value in metrics.items():
+            self._tensorboard.add_scalar(f"{split}/{name}", value, step)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(json.dumps(content, indent=2) + "\n")
+    scratch.replace(path)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a .jsonl file; a last line that a kill cut short is left out."""
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def _append(path: Path, line: Mapping[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _cut_after(path: Path, step: int) -> None:
+    if path.exists():
+        kept = [json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= step]
+        scratch = path.with_suffix(".scratch")
+        scratch.write_text("".join(kept))
+        scratch.replace(path)
+
+
+def _shown(metrics: Mapping[str, float]) -> str:
+    return "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k != "count")
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

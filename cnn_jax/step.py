@@ -1,0 +1,203 @@
+"""What one step computes, per device. Pure; knows nothing of devices, files or the loop.
+
+These functions run on each device with its share of the batch, inside the mapped axis `AXIS`
+(`parallel.py` maps them). State goes in and comes out identical on every device.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+from cnn_jax.experiment import Experiment, Transform
+
+AXIS = "batch"  # the mapped axis: `lax.pmean(x, AXIS)` averages over all devices of all processes
+
+Batch = dict[str, Array]  # "image" uint8 [b, H, W, C], "label" int32 [b], in evaluation "mask" [b]
+
+
+class TrainState(NamedTuple):
+    """All that a checkpoint holds. Every draw follows from (seed, step, position): no generator."""
+
+    step: Array  # int32, steps done
+    params: Any
+    model_state: Any  # collections besides the parameters, {} for most models
+    opt_state: Any
+    metrics: dict[str, Array]  # sums since the last log line, so that a resumed run logs the same
+
+
+def init_state(experiment: Experiment) -> TrainState:
+    """Make the state before step 0 from the experiment's seed."""
+    init_key, _ = _root_keys(experiment.seed)
+    blank = jnp.zeros((1, *experiment.dataset.image_shape), jnp.uint8)
+    images = prepare_images(experiment, experiment.eval_transforms, blank, keys=None)
+    variables = dict(experiment.model.init(init_key, images))
+    params = variables.pop("params")
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        model_state=variables,
+        opt_state=experiment.optimizer.init(params),
+        metrics=zero_metrics(experiment),
+    )
+
+
+def zero_metrics(experiment: Experiment) -> dict[str, Array]:
+    """Empty sums; `nonfinite_step` is the first step whose loss was not finite, -1 for none."""
+    sums = {name: jnp.zeros((), jnp.float32) for name in ("loss", *experiment.metrics, "count")}
+    return sums | {"nonfinite_step": jnp.full((), -1, jnp.int32)}
+
+
+def mean_metrics(experiment: Experiment, sums: Mapping[str, Any]) -> dict[str, float]:
+    """Divide sums by their count: the loss first, then the metrics as the experiment lists them."""
+    count = float(sums["count"])
+    return {name: float(sums[name]) / count for name in ("loss", *experiment.metrics)}
+
+
+def prepare_images(
+    experiment: Experiment, transforms: Sequence[Transform], images: Array, keys: Array | None
+) -> Array:
+    """Transform each image under its own key, then standardise by the dataset's mean and deviation.
+
+    Args:
+        images: uint8 [b, H, W, C], 0..255.
+        keys: one key per example [b]; None in evaluation, where transforms must not draw.
+
+    Returns:
+        float32 [b, H', W', C'].
+    """
+    for index, transform in enumerate(transforms):
+        if keys is None:
+            images = jax.vmap(transform, (None, 0))(None, images)
+        else:
+            images = jax.vmap(transform)(_fold_in_each(keys, jnp.asarray(index)), images)
+    mean, std = (
+        jnp.asarray(x, jnp.float32) for x in (experiment.dataset.mean, experiment.dataset.std)
+    )
+    return (images.astype(jnp.float32) / 255 - mean) / std
+
+
+def train_step(
+    experiment: Experiment, accumulate: int, state: TrainState, batch: Batch
+) -> TrainState:
+    """One optimizer step on the global batch, of which `batch` is this device's equal share.
+
+    With `accumulate` > 1 the share is worked off in that many pieces whose gradients are averaged:
+    less activation memory and, for models without batch statistics, the same step.
+    """
+    share = batch["label"].shape[0]
+    positions = lax.axis_index(AXIS) * share + jnp.arange(share)
+    keys = example_keys(experiment.seed, state.step, positions)
+
+    grads, model_state, sums = _gradients(experiment, accumulate, state, batch, keys)
+    # Every device holds the same number of examples, so the mean of their means is the batch mean.
+    grads, model_state = lax.pmean((grads, model_state), AXIS)
+    sums = lax.psum(sums, AXIS)
+
+    updates, opt_state = experiment.optimizer.update(grads, state.opt_state, state.params)
+    return TrainState(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        model_state=model_state,
+        opt_state=opt_state,
+        metrics=_add_to_metrics(state.metrics, sums, state.step),
+    )
+
+
+def _gradients(
+    experiment: Experiment, accumulate: int, state: TrainState, batch: Batch, keys: Array
+) -> tuple[Any, Any, dict[str, Array]]:
+    """Gradients of this device's mean loss, the new model state, and the metric sums."""
+
+    def mean_loss(params: Any, model_state: Any, batch: Batch, keys: Array):
+        transform_keys, model_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        images = prepare_images(
+            experiment, experiment.train_transforms, batch["image"], transform_keys
+        )
+        variables = {"params": params, **model_state}
+        logits, model_state = experiment.model.apply(
+            variables, images, train=True, keys=model_keys, mutable=list(model_state)
+        )
+        losses = experiment.loss(logits, batch["label"])
+        sums = _metric_sums(experiment, losses, logits, batch["label"], jnp.ones_like(losses))
+        return losses.mean(), (dict(model_state), sums)
+
+    gradient = jax.grad(mean_loss, has_aux=True)
+    if accumulate == 1:
+        grads, (model_state, sums) = gradient(state.params, state.model_state, batch, keys)
+        return grads, model_state, sums
+
+    def add_piece(carry: Any, piece: Any):
+        model_state, totals = carry
+        grads, (model_state, sums) = gradient(state.params, model_state, *piece)
+        return (model_state, jax.tree.map(jnp.add, totals, (grads, sums))), None
+
+    # Pieces are contiguous, so that every example keeps the key of its position in the batch.
+    pieces = jax.tree.map(
+        lambda x: x.reshape(accumulate, len(x) // accumulate, *x.shape[1:]), (batch, keys)
+    )
+    first = jax.tree.map(lambda x: x[0], pieces)
+    grads, (_, sums) = jax.eval_shape(gradient, state.params, state.model_state, *first)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, sums))
+    (model_state, (grads, sums)), _ = lax.scan(add_piece, (state.model_state, zeros), pieces)
+    return jax.tree.map(lambda g: g / accumulate, grads), model_state, sums
+
+
+def eval_step(
+    experiment: Experiment, params: Any, model_state: Any, batch: Batch
+) -> dict[str, Array]:
+    """Sums of loss and metrics over the examples of the global batch whose mask is 1; the count."""
+    images = prepare_images(experiment, experiment.eval_transforms, batch["image"], keys=None)
+    logits, _ = experiment.model.apply(
+        {"params": params, **model_state}, images, train=False, keys=None, mutable=[]
+    )
+    losses = experiment.loss(logits, batch["label"])
+    sums = _metric_sums(experiment, losses, logits, batch["label"], batch["mask"])
+    return lax.psum(sums, AXIS)
+
+
+def example_keys(seed: int, step: Array | int, positions: Array) -> Array:
+    """One PRNG key for each position in the global batch of `step`: the randomness law.
+
+    Args:
+        positions: integers [b], places in the global batch.
+
+    Returns:
+        keys [b], the same for any split of the batch over devices and processes.
+    """
+    _, step_root = _root_keys(seed)
+    return _fold_in_each(jax.random.fold_in(step_root, step), positions)
+
+
+def _root_keys(seed: int) -> Array:
+    """Two keys: for the initial parameters, and for the steps."""
+    # The generator is named, so that a JAX setting cannot change what a seed means.
+    return jax.random.split(jax.random.key(seed, impl="threefry2x32"))
+
+
+def _fold_in_each(key: Array, data: Array) -> Array:
+    """Fold each of `data` [b] into one key, or one number into each of many keys [b]."""
+    return jax.vmap(jax.random.fold_in, (0 if key.ndim else None, 0 if data.ndim else None))(
+        key, data
+    )
+
+
+def _metric_sums(
+    experiment: Experiment, losses: Array, logits: Array, labels: Array, mask: Array
+) -> dict[str, Array]:
+    """Sum loss and metrics over this device's examples, leaving out those whose mask is 0."""
+    values = {"loss": losses, **{k: f(logits, labels) for k, f in experiment.metrics.items()}}
+    # `where`, not a product: what a padded example computes may be infinite.
+    sums = {name: jnp.where(mask > 0, value, 0).sum() for name, value in values.items()}
+    return sums | {"count": mask.sum()}
+
+
+def _add_to_metrics(
+    metrics: dict[str, Array], sums: dict[str, Array], step: Array
+) -> dict[str, Array]:
+    total = {name: metrics[name] + value for name, value in sums.items()}
+    is_first = (metrics["nonfinite_step"] < 0) & ~jnp.isfinite(sums["loss"])
+    return total | {"nonfinite_step": jnp.where(is_first, step, metrics["nonfinite_step"])}

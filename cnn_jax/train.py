@@ -1,0 +1,224 @@
+"""The loop. Here, in `checkpoint.py` and in `record.py` are all the side effects of a run."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax import Array, lax
+
+from cnn_jax import feed as feeds
+from cnn_jax import parallel
+from cnn_jax.checkpoint import Checkpoints
+from cnn_jax.errors import UserError
+from cnn_jax.evaluate import make_evaluator
+from cnn_jax.experiment import Experiment, epochs_to_steps
+from cnn_jax.models import count_parameters
+from cnn_jax.record import Record, write_json
+from cnn_jax.step import AXIS, TrainState, init_state, mean_metrics, train_step, zero_metrics
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is carried out. By the laws (README), none of these changes what it computes."""
+
+    workdir: Path | None = None
+    """Run folder; the same command resumes what is there. Default: runs/EXPERIMENT-HASH."""
+    data_dir: Path | None = None
+    """Where prepared datasets lie. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    feed: feeds.Kind = "auto"
+    """Hold the dataset on the device, or stream it from disk."""
+    readers: int = 0
+    """Threads that decode streamed images; 0: one per core."""
+    steps_per_dispatch: int = 10
+    """Steps that one call of the compiled function makes; what happens every so many steps, below,
+    happens at the next multiple of it."""
+    accumulate: int = 1
+    """Work each batch off in this many pieces, to save memory."""
+    log_every: int = 100
+    """Steps between lines of training metrics."""
+    eval_every: int = 0
+    """Steps between evaluations; 0: once per epoch."""
+    checkpoint_every: int = 0
+    """Steps between checkpoints; 0: once per epoch."""
+    keep: int = 3
+    """Checkpoints to keep, the last ones; the best is kept besides."""
+    eval_batch_size: int = 250
+    """Examples per evaluation batch."""
+    stop_at: int | None = None
+    """Stop with a checkpoint after this step; the same command without it goes on."""
+    distributed: bool = False
+    """Join the cluster's other processes (SLURM, Open MPI, Kubernetes are detected)."""
+    coordinator: str | None = None
+    """host:port of process 0, where there is no cluster to detect."""
+    num_processes: int | None = None
+    """Processes in all, with --coordinator."""
+    process_id: int | None = None
+    """This process's number from 0, with --coordinator."""
+
+
+def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, Any]:
+    """Train to the experiment's last step, from the newest checkpoint in `folder` if there is one.
+
+    Returns:
+        the exact evaluation of the final parameters, also written to `result.json`; the last one
+        made where `options.stop_at` ended the run earlier.
+
+    Raises:
+        UserError: the batch does not divide by the devices, or the loss is no longer finite.
+    """
+    started = time.perf_counter()
+    parallel.check_divides(experiment.batch_size, options.accumulate)
+    train_feed = feeds.open_feed(
+        experiment.dataset, experiment.train_split, options.feed, options.readers
+    )
+    eval_feed = feeds.open_feed(
+        experiment.dataset, experiment.eval_split, options.feed, options.readers
+    )
+    evaluate = make_evaluator(experiment, options.eval_batch_size)
+    advance = make_advance(experiment, options.accumulate)
+
+    checkpoints = Checkpoints(folder / "checkpoints", options.keep)
+    first_step = checkpoints.latest() or 0
+    state: TrainState = jax.jit(lambda: init_state(experiment))()
+    if first_step:
+        state = checkpoints.restore(first_step, like=state)
+    state = parallel.replicate(state)
+
+    cadence = _Cadence.of(experiment, options)
+    blocks = list(split_into_blocks(first_step, cadence.stop, options.steps_per_dispatch))
+
+    record = Record(folder, first_step, experiment.steps, quiet=not parallel.is_primary())
+    record.say(_opening_line(experiment, train_feed, first_step))
+    metrics: dict[str, Any] = {}
+    done: Array | None = None
+    items = feeds.training_blocks(train_feed, experiment.seed, experiment.batch_size, blocks)
+    for (_, step), block in zip(blocks, parallel.ahead(items, parallel.share_out), strict=True):
+        dispatched = advance(state, train_feed.resident, block)
+        if done is not None:
+            done.block_until_ready()  # one dispatch ahead of the devices, never more
+        state, done = dispatched
+        record.advance(step)
+        if cadence.is_time(step, cadence.log):
+            record.training(step, _training_means(experiment, state), experiment.batch_size)
+            state = state._replace(metrics=parallel.replicate(zero_metrics(experiment)))
+        with record.clock_stopped():
+            if cadence.is_time(step, cadence.evaluate):
+                metrics = evaluate(state.params, state.model_state, eval_feed)
+                record.evaluation(step, eval_feed.split, metrics)
+            if cadence.is_time(step, cadence.checkpoint) or step == cadence.stop:
+                _check_finite(state)
+                evaluated = cadence.is_time(step, cadence.evaluate)
+                checkpoints.save(step, state, metrics if evaluated else None)
+    checkpoints.wait()
+    checkpoints.close()
+    if first_step == experiment.steps:
+        record.say(f"{folder} is complete: nothing to train")
+        metrics = evaluate(state.params, state.model_state, eval_feed)
+    record.close()
+
+    result = {"step": cadence.stop, "split": eval_feed.split, **metrics}
+    if cadence.stop == experiment.steps and not (folder / "result.json").exists():
+        if parallel.is_primary():
+            seconds = round(time.perf_counter() - started, 2)
+            more = {
+                "parameters": count_parameters(state.params),
+                "seconds": seconds,
+                "resumed_from": first_step,
+            }
+            write_json(folder / "result.json", result | more)
+    return result
+
+
+@dataclass(frozen=True)
+class _Cadence:
+    """When things happen: every so many steps, in whole dispatches, and at the last step."""
+
+    log: int
+    evaluate: int
+    checkpoint: int
+    stop: int
+    last: int
+
+    @classmethod
+    def of(cls, experiment: Experiment, options: Options) -> "_Cadence":
+        def whole_dispatches(steps: int) -> int:
+            return -(-steps // options.steps_per_dispatch) * options.steps_per_dispatch
+
+        examples = experiment.dataset.num_examples(experiment.train_split)
+        epoch = epochs_to_steps(1, examples, experiment.batch_size)
+        return cls(
+            log=whole_dispatches(options.log_every),
+            evaluate=whole_dispatches(options.eval_every or epoch),
+            checkpoint=whole_dispatches(options.checkpoint_every or epoch),
+            stop=min(experiment.steps, whole_dispatches(options.stop_at or experiment.steps)),
+            last=experiment.steps,
+        )
+
+    def is_time(self, step: int, every: int) -> bool:
+        return step % every == 0 or step == self.last
+
+
+def make_advance(experiment: Experiment, accumulate: int = 1) -> Any:
+    """Return `advance(state, resident, items) -> (state, done)`: a step per item, compiled.
+
+    `resident` is a feed's, `items` what `parallel.share_out` made of a block. `done` is the step
+    reached, in a buffer of its own: it can be waited for after `state` was given to the next call.
+    """
+
+    def steps(params: Any, rest: TrainState, resident: Any, items: Any) -> tuple[TrainState, Array]:
+        def one(state: TrainState, item: Any) -> tuple[TrainState, None]:
+            return train_step(experiment, accumulate, state, feeds.fetch(resident, item)), None
+
+        state = rest._replace(params=params)
+        if jax.tree.leaves(items)[0].shape[0] > 1:
+            state, _ = lax.scan(one, state, items)
+        else:  # no loop of one: XLA on CPU runs library convolutions far slower inside a loop
+            state, _ = one(state, jax.tree.map(lambda x: x[0], items))
+        return state, state.step
+
+    # Donating the parameters makes XLA on CPU copy the dense weights before every update.
+    donate = (1,) if jax.default_backend() == "cpu" else (0, 1)
+    mapped = parallel.map_replicated(steps, AXIS, replicated=3, donate=donate)
+    return lambda state, resident, items: mapped(
+        state.params, state._replace(params=None), resident, items
+    )
+
+
+def split_into_blocks(start: int, stop: int, size: int) -> Iterator[feeds.Block]:
+    """Cut steps `[start, stop)` at every multiple of `size`.
+
+    The cuts do not depend on `start`: a resumed run dispatches the blocks of one never stopped.
+    """
+    while start < stop:
+        end = min(stop, start // size * size + size)
+        yield start, end
+        start = end
+
+
+def _training_means(experiment: Experiment, state: TrainState) -> dict[str, float]:
+    _check_finite(state)
+    return mean_metrics(experiment, state.metrics)
+
+
+def _check_finite(state: TrainState) -> None:
+    step = int(state.metrics["nonfinite_step"])
+    if step >= 0:
+        raise UserError(
+            f"the loss is not finite at step {step}: lower the learning rate or clip the gradients "
+            "(checkpoints are from before)"
+        )
+
+
+def _opening_line(experiment: Experiment, feed: feeds.Feed, first_step: int) -> str:
+    size = feeds.split_bytes(feed.dataset, feed.split) / 1e6
+    how = f"resident on the device, {size:,.0f} MB" if feed.resident else "streamed"
+    devices = jax.device_count()
+    start = f"resuming at step {first_step}" if first_step else "starting"
+    return (
+        f"{start}: {experiment.steps} steps of {experiment.batch_size} on {devices} "
+        f"{jax.devices()[0].device_kind} device{'s' * (devices > 1)}; "
+        f"{feed.dataset.name} {feed.split} {how}"
+    )

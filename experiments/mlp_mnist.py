@@ -1,0 +1,51 @@
+"""A multilayer perceptron with two hidden layers of 800 on MNIST.
+
+python -m cnn_jax data prepare mnist
+python -m experiments.mlp_mnist
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import optax
+
+from cnn_jax.cli import main
+from cnn_jax.data import load_dataset
+from cnn_jax.data.augment import random_shift
+from cnn_jax.experiment import Experiment, epochs_to_steps
+from cnn_jax.models import MLP
+
+
+@dataclass(frozen=True)
+class Config:
+    dataset: str = "mnist"
+    train_split: str = "train"
+    eval_split: str = "test"
+    hidden_units: int = 800  # in each hidden layer
+    hidden_layers: int = 2
+    epochs: float = 20
+    batch_size: int = 128
+    peak_learning_rate: float = 0.001  # Adam, falling to 0 along a cosine
+    max_shift: int = 0  # pixels
+    seed: int = 0
+
+
+def build(config: Config, data_dir: Path | None = None) -> Experiment:
+    dataset = load_dataset(config.dataset, data_dir)
+    examples = dataset.num_examples(config.train_split)
+    steps = epochs_to_steps(config.epochs, examples, config.batch_size)
+    return Experiment(
+        model=MLP((config.hidden_units,) * config.hidden_layers, len(dataset.class_names)),
+        optimizer=optax.adam(optax.cosine_decay_schedule(config.peak_learning_rate, steps)),
+        dataset=dataset,
+        train_split=config.train_split,
+        eval_split=config.eval_split,
+        batch_size=config.batch_size,
+        steps=steps,
+        seed=config.seed,
+        train_transforms=[random_shift(config.max_shift)],
+    )
+
+
+if __name__ == "__main__":
+    main(Config, build)

@@ -126,6 +126,8 @@ def test_statistics_are_exact_and_do_not_depend_on_batches() -> None:
     assert measured == statistics.measure(cut, "test")
     assert measured.mean[0] == (255 * n - 1) / (255 * n)
     np.testing.assert_allclose(measured.std[0], np.sqrt((n - 1) / n**2) / 255, rtol=1e-12)
+    constant = statistics.measure([{"image": pixels[1:], "label": labels[1:]}], "test")
+    assert constant.std == (1.0,)  # one may divide by it
     relabelled = [{"image": pixels, "label": labels[::-1]}]
     assert measured.sha256 != statistics.measure(relabelled, "test").sha256
 
@@ -272,9 +274,11 @@ class Odd(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.2.3")
     code_path = None
 
+    shape: tuple = (None, None, 3)
+
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
-            "picture": tfds.features.Image(shape=(None, None, 3)),
+            "picture": tfds.features.Image(shape=self.shape),
             "kind": tfds.features.ClassLabel(names=["cat", "dog"]),
             "comment": tfds.features.Text(),
         }
@@ -293,10 +297,25 @@ class Odd(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, mode: str, last: bytes) -> Iterator[tuple[int, dict]]:
         for i in range(5):
-            picture = Image.new(mode, (20 + i, 30 - i), 10 * i if mode == "L" else (10 * i, 0, 1))
+            height, width = self.shape[:2] if self.shape[0] else (30 - i, 20 + i)
+            picture = Image.new(mode, (width, height), 10 * i if mode == "L" else (10 * i, 0, 1))
             yield i, {"picture": picture, "kind": i % 2, "comment": "none"}
         if last:
             yield 5, {"picture": last, "kind": 0, "comment": "broken"}
+
+
+class Wide(Odd, skip_registration=True):
+    """Images of one shape that is no square."""
+
+    shape = (6, 10, 3)
+
+
+def test_images_need_not_be_square(tmp_path: Path) -> None:
+    Wide(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    dataset = data.load_dataset("wide", tmp_path)
+    assert dataset.image_shape == (6, 10, 3)
+    batch = dataset.open("train").read(np.arange(5))["image"]
+    assert batch.shape == (5, 6, 10, 3) and np.all(batch[3] == (30, 0, 1))
 
 
 @pytest.fixture
@@ -468,6 +487,22 @@ def test_streaming_reads_a_little_ahead_and_ends_its_readers() -> None:
     while reader_threads() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert reader_threads() == 0
+
+
+def test_closing_reads_no_more() -> None:
+    asked, go_on = [], threading.Event()
+
+    def indices_of(step: int) -> np.ndarray:
+        asked.append(step)
+        assert step == 0 or go_on.wait(10)
+        return np.array([step])
+
+    batches = data.stream(small().open("train"), range(10), indices_of, readers=1)
+    next(batches)
+    batches.close()
+    go_on.set()
+    time.sleep(0.2)
+    assert max(asked, default=0) <= 1  # the one that was being read
 
 
 def test_no_steps_no_batches() -> None:

@@ -3,18 +3,12 @@
 import io
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 # What Pillow raises for a file that is no image, a truncated or broken one, a "bomb" of pixels.
-DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    UnidentifiedImageError,
-    Image.DecompressionBombError,
-)
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 def fit(image: Image.Image, size: int) -> Image.Image:

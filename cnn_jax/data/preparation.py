@@ -10,6 +10,7 @@ import os
 import re
 import tempfile
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -46,8 +47,8 @@ def prepare(
         raise UserError(f"size and channels are for folder/NAME; {name!r} has its own")
     if found := prepared.find(name, root):
         dataset = prepared.load_dataset(name, data_dir)
-        wanted = (size or dataset.image_shape[0], channels)
-        if is_folder and wanted != dataset.image_shape[1:] and (size or channels != 3):
+        stored_size, _, stored_channels = dataset.image_shape
+        if size not in (None, stored_size) or channels not in (3, stored_channels):
             raise UserError(
                 f"{name!r} is already prepared in {found} with shape {dataset.image_shape}; "
                 "delete that folder or choose another name"
@@ -63,7 +64,10 @@ def prepare(
     elif name in prepared.IDX_NAMES:
         _prepare_idx(name, manual, root)
     else:
-        _prepare_stock(name, manual, root)
+        try:
+            _prepare_stock(name, manual, root)
+        except ModuleNotFoundError as error:
+            raise UserError(f"{name!r} needs one more package to prepare: {error}") from error
     dataset = prepared.load_dataset(name, data_dir)
     counts = ", ".join(f"{sum(n):,} {split}" for split, n in dataset.shard_lengths.items())
     print(f"{name} {dataset.version} is prepared in {dataset.folder}: {counts}")
@@ -118,8 +122,8 @@ def _prepare_stock(name: str, manual: Path | None, root: Path) -> None:
         ) from error
     if find_spec("tensorflow") is None:
         raise UserError(
-            f"TFDS's own builder of {name!r} needs TensorFlow: pip install tensorflow-cpu for "
-            "preparing it once; training never needs it"
+            f"TFDS's own builder of {name!r} needs TensorFlow: pip install tensorflow-cpu "
+            "importlib_resources for preparing it once; training never needs them"
         )
     if manual is None and stock.url_infos:
         _check_network(name, list(stock.url_infos)[:1], ())
@@ -147,6 +151,8 @@ def _check_network(name: str, urls: list[str], files: tuple[str, ...]) -> None:
         try:
             request = urllib.request.Request(urls[0], method="HEAD")
             urllib.request.urlopen(request, timeout=_PROBE_SECONDS).close()
+        except urllib.error.HTTPError:
+            pass  # not every server likes the question, but this one is there
         except (OSError, ValueError) as error:
             failures.append(error)
 
@@ -173,6 +179,8 @@ def _generate(
 ) -> None:
     """Has TFDS write the dataset, in a folder that gets its name when all is written."""
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+    from tensorflow_datasets.core.download.util import DownloadError
 
     with tempfile.TemporaryDirectory() as scratch:
         downloads = downloads or Path(scratch)
@@ -185,8 +193,9 @@ def _generate(
         try:
             builder = make_builder(data_dir=root, file_format="array_record")
             builder.download_and_prepare(download_dir=downloads, download_config=config)
-        except ModuleNotFoundError as error:
-            raise UserError(f"preparing {name!r} needs one more package: {error}") from error
+        except (DownloadError, NonMatchingChecksumError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"the download of {name!r} has failed: {reason}") from error
         except OSError as error:
             # Another process may have prepared the same meanwhile; its result is as good.
             if prepared.find(name, root) is None:

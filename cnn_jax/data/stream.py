@@ -42,8 +42,5 @@ def _read_ahead(batches: _Batches, readers: int) -> Generator[Batch, None, None]
     import grain  # slow to import, and resident training does without
 
     options = grain.ReadOptions(num_threads=readers, prefetch_buffer_size=_AHEAD * readers)
-    iterator = iter(grain.MapDataset.source(batches).to_iter_dataset(options))
-    try:
-        yield from iterator
-    finally:
-        iterator.close()
+    # `yield from` hands a close() of this generator on to Grain's iterator.
+    yield from grain.MapDataset.source(batches).to_iter_dataset(options)

@@ -36,16 +36,18 @@ def main(
         the final evaluation.
     """
     with exit_on_user_error():
+        script = runs.find_script(config_class, build)
         config, options = _parse(config_class, options, arguments)
+        options.check()
         parallel.initialise_processes(
             options.distributed, options.coordinator, options.num_processes, options.process_id
         )
         experiment = build(config, options.data_dir)
         parallel.check_divides(experiment.batch_size, options.accumulate)
         experiment.dataset.num_examples(experiment.eval_split)
-        folder = options.workdir or runs.default_folder(config)
+        folder = options.workdir or runs.default_folder(script, config)
         if parallel.is_primary():
-            runs.create(folder, config, options)
+            runs.create(folder, script, config, options)
             print(f"run folder: {folder}", flush=True)
         parallel.barrier("run folder")
         return train(experiment, folder, options)

@@ -11,7 +11,7 @@ from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.errors import UserError
 from cnn_jax.experiment import Experiment
 from cnn_jax.feed import Feed, Kind, evaluation_blocks, fetch, open_feed
-from cnn_jax.step import AXIS, eval_step, init_state, mean_metrics
+from cnn_jax.step import eval_step, init_state, mean_metrics
 
 Evaluator = Callable[[Any, Any, Feed], dict[str, float]]
 
@@ -30,7 +30,7 @@ def make_evaluator(experiment: Experiment, batch_size: int) -> Evaluator:
         item = jax.tree.map(lambda x: x[0], items)  # a block of one batch
         return eval_step(experiment, params, model_state, fetch(resident, item))
 
-    mapped = parallel.map_replicated(one_batch, AXIS, replicated=3)
+    mapped = parallel.map_replicated(one_batch, replicated=3)
 
     def evaluate(params: Any, model_state: Any, feed: Feed) -> dict[str, float]:
         blocks = parallel.ahead(evaluation_blocks(feed, batch_size), parallel.share_out)
@@ -63,6 +63,8 @@ def evaluate_run(
     Returns:
         `{"run", "step", "split", "loss", …, "count"}`.
     """
+    if batch_size < 1:
+        raise UserError(f"--batch-size must be at least 1, got {batch_size}")
     build, config = runs.load(folder)
     experiment: Experiment = build(config, data_dir)
     split = split or experiment.eval_split

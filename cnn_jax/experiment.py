@@ -14,6 +14,7 @@ import optax
 from jax import Array
 
 from cnn_jax.data import Dataset
+from cnn_jax.errors import UserError
 from cnn_jax.losses import softmax_cross_entropy
 from cnn_jax.metrics import accuracy, top_k
 
@@ -70,10 +71,21 @@ class Experiment:
     loss: PerExample = softmax_cross_entropy
     metrics: Mapping[str, PerExample] = field(default_factory=default_metrics)
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.steps < 1:
+            raise UserError(
+                f"batch size and steps must be at least 1, got {self.batch_size} and {self.steps}"
+            )
+
 
 def epochs_to_steps(epochs: float, num_examples: int, batch_size: int) -> int:
     """Steps that show `num_examples` examples `epochs` times, rounded to the nearest, at least 1.
 
+    Raises:
+        UserError: `epochs` or `batch_size` is not positive.
+
     Batches run on across the ends of epochs, so nothing is dropped and a fraction is fine.
     """
+    if epochs <= 0 or batch_size < 1:
+        raise UserError(f"epochs and batch size must be positive, got {epochs} and {batch_size}")
     return max(1, round(epochs * num_examples / batch_size))

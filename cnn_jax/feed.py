@@ -5,6 +5,7 @@ resident item is indices into arrays on the device; a streamed item is the examp
 `fetch` makes a batch of either.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -31,8 +32,11 @@ class Feed(NamedTuple):
 def open_feed(dataset: Dataset, split: str, kind: Kind, readers: int) -> Feed:
     """Put the split on the devices, or leave it on disk.
 
-    `auto` holds a split that takes at most a quarter of what a device has free.
+    Args:
+        kind: "auto" holds a split that takes at most a quarter of what a device has free.
+        readers: threads that decode a streamed split; 0 for one per core.
     """
+    readers = readers or os.cpu_count() or 1
     if choose(dataset, split, kind) == "resident":
         resident: Any = parallel.replicate(load_resident(dataset, split))
         return Feed(dataset, split, resident, readers)

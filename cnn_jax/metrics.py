@@ -7,8 +7,8 @@ from jax import Array
 
 
 def accuracy(logits: Array, labels: Array) -> Array:
-    """1 where the largest logit is the label's (the lowest class wins a tie), else 0."""
-    return (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+    """1 where the largest logit is the label's (the lowest class wins a tie): `top_k(1)`."""
+    return top_k(1)(logits, labels)
 
 
 def top_k(k: int) -> Callable[[Array, Array], Array]:

@@ -1,6 +1,6 @@
 """Devices and processes. The only file that says `jax.pmap`.
 
-A mapped function is written per device, with the axis name that it reduces over. State, metrics and
+A mapped function is written per device and reduces over `AXIS`. State, metrics and
 resident data go in and come out without a device axis (`in_axes=None`, `out_axes=None`): the same
 on all devices, so a checkpoint knows nothing of how many there were. `pmap` is JAX's older
 spelling, since 0.8 itself made of `jit` and `shard_map`; `map_replicated` is all that a switch
@@ -20,6 +20,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cnn_jax.errors import UserError
 
 T = TypeVar("T")
+
+AXIS = "batch"  # the mapped axis: `lax.pmean(x, AXIS)` averages over all devices of all processes
 
 
 def initialise_processes(
@@ -71,7 +73,7 @@ def replicate(tree: T) -> T:
 def share_out(tree: T) -> T:
     """Put this process's share `[k, b, ...]` on its devices as `[k, devices, b / devices, ...]`."""
     devices = jax.local_device_count()
-    sharding = _sharding(PartitionSpec(None, "devices"))
+    sharding = _sharding(PartitionSpec(None, AXIS))
 
     def place(x: np.ndarray) -> Any:
         split = x.reshape(x.shape[0], devices, x.shape[1] // devices, *x.shape[2:])
@@ -81,20 +83,20 @@ def share_out(tree: T) -> T:
 
 
 def map_replicated(
-    function: Callable[..., Any], axis: str, *, replicated: int, donate: tuple[int, ...] = ()
+    function: Callable[..., Any], *, replicated: int, donate: tuple[int, ...] = ()
 ) -> Callable[..., Any]:
     """Map `function(*replicated, shared)` over all devices of all processes, compiled.
 
+    The function reduces over `AXIS` whatever differs between devices, so that its results are the
+    same on all of them. `shared` is what `share_out` returned; the function sees its own device's
+    `[k, b, ...]`.
+
     Args:
-        axis: the name over which the function reduces whatever differs between devices, so that
-            its results are the same on all of them (the device law's test would show it).
         replicated: how many arguments come before `shared`; they have no device axis.
         donate: which of them may be overwritten.
-
-    `shared` is what `share_out` returned; the function sees its own device's `[k, b, ...]`.
     """
     in_axes = (*(None,) * replicated, 1)
-    return jax.pmap(function, axis, in_axes=in_axes, out_axes=None, donate_argnums=donate)
+    return jax.pmap(function, AXIS, in_axes=in_axes, out_axes=None, donate_argnums=donate)
 
 
 def ahead(blocks: Iterable[T], place: Callable[[T], Any], depth: int = 2) -> Iterator[Any]:
@@ -125,4 +127,5 @@ def barrier(name: str) -> None:
 
 
 def _sharding(spec: PartitionSpec) -> NamedSharding:
-    return NamedSharding(Mesh(np.array(jax.local_devices()), ("devices",)), spec)
+    # pmap's own mesh, name included: for arrays on any other it would compile a second time.
+    return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), spec)

@@ -13,7 +13,6 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import importlib.util
-import inspect
 import json
 import os
 import platform
@@ -39,28 +38,39 @@ PACKAGES = (
 )
 
 
-def default_folder(config: Any) -> Path:
-    """`runs/<experiment>-<hash of the config>`: the same command resumes, another starts anew."""
+def find_script(config_class: type[Any], build: Callable[..., Any]) -> Path:
+    """The experiment's file: the program itself if one of the two is defined there, else `build`'s.
+
+    Raises:
+        UserError: there is no such file, or it does not name the two `Config` and `build`, by which
+            a copy of it is loaded again.
+    """
+    owners = [x.__module__ for x in (config_class, build)]
+    module = sys.modules["__main__" if "__main__" in owners else build.__module__]
+    named = (getattr(module, "Config", None), getattr(module, "build", None))
+    if named != (config_class, build):
+        raise UserError(f"{module.__name__} must name its configuration Config, its function build")
+    source = getattr(module, "__file__", None)
+    if source is None or not Path(source).exists():
+        raise UserError("an experiment must be a file: its copy is what makes a run repeatable")
+    return Path(source)
+
+
+def default_folder(script: Path, config: Any) -> Path:
+    """`runs/EXPERIMENT-HASH_OF_CONFIG`: the same command resumes, another starts anew."""
     digest = hashlib.sha256(json.dumps(describe(config), sort_keys=True).encode()).hexdigest()
-    return Path("runs") / f"{experiment_name(config)}-{digest[:8]}"
+    return Path("runs") / f"{script.stem}-{digest[:8]}"
 
 
-def experiment_name(config: Any) -> str:
-    return _script(config).stem
-
-
-def create(folder: Path, config: Any, options: Any) -> bool:
+def create(folder: Path, script: Path, config: Any, options: Any) -> None:
     """Make the run folder, or check that the one there is of the same experiment and config.
-
-    Returns:
-        True where a run was there already.
 
     Raises:
         UserError: the folder holds another run, or something else.
     """
-    described = {"experiment": experiment_name(config), "config": describe(config)}
+    described = {"experiment": script.stem, "config": describe(config)}
     if (folder / "config.json").exists():
-        there = json.loads((folder / "config.json").read_text())
+        there = _read_config(folder)
         differences = [
             f"{name} is {old!r} there and {new!r} here"
             for name, old, new in _differences(there, described)
@@ -69,19 +79,21 @@ def create(folder: Path, config: Any, options: Any) -> bool:
             raise UserError(
                 f"{folder} holds another run ({'; '.join(differences)}): choose another --workdir"
             )
-        return True
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if (folder / "experiment.py").read_bytes() != script.read_bytes():
+            print(
+                f"warning: {script} has changed since the run began; {folder} keeps the old one",
+                file=sys.stderr,
+            )
+        return
+    ours = {"experiment.py", ".config.json"}  # of a start that was killed here
+    if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= ours):
         raise UserError(f"{folder} is not a run folder and not empty: choose another --workdir")
+    content = described | {"options": describe(options), "environment": environment()}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "experiment.py").write_bytes(_script(config).read_bytes())
-    # The config comes last: a folder that has it is whole.
-    content = described | {
-        "config_class": type(config).__qualname__,
-        "options": describe(options),
-        "environment": environment(),
-    }
-    (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
-    return False
+    (folder / "experiment.py").write_bytes(script.read_bytes())
+    # The config comes last and whole: it is what makes the folder a run.
+    (folder / ".config.json").write_text(json.dumps(content, indent=2) + "\n")
+    (folder / ".config.json").replace(folder / "config.json")
 
 
 def load(folder: Path) -> tuple[Callable[..., Any], Any]:
@@ -93,12 +105,7 @@ def load(folder: Path) -> tuple[Callable[..., Any], Any]:
     Raises:
         UserError: no run there, or its script cannot be imported here.
     """
-    try:
-        content = json.loads((folder / "config.json").read_text())
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{folder} is not a run folder: it has no config.json") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{folder / 'config.json'} is damaged: {error}") from error
+    content = _read_config(folder)
     name = f"cnn_jax_run_{content['experiment']}"
     spec = importlib.util.spec_from_file_location(name, folder / "experiment.py")
     assert spec is not None and spec.loader is not None
@@ -106,8 +113,7 @@ def load(folder: Path) -> tuple[Callable[..., Any], Any]:
     sys.modules[name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-        config_class = getattr(module, content["config_class"])
-        return module.build, config_class(**content["config"])
+        return module.build, module.Config(**content["config"])
     except (ImportError, AttributeError, TypeError, FileNotFoundError) as error:
         raise UserError(f"{folder / 'experiment.py'} cannot be loaded here: {error}") from error
 
@@ -147,11 +153,13 @@ def _git_revision() -> str | None:
     return done.stdout.strip() or None
 
 
-def _script(config: Any) -> Path:
-    source = inspect.getsourcefile(type(config))
-    if source is None or not Path(source).exists():
-        raise UserError("an experiment must be a file: its copy is what makes a run repeatable")
-    return Path(source)
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "config.json").read_text())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{folder} is not a run folder: it has no config.json") from error
+    except ValueError as error:
+        raise UserError(f"{folder / 'config.json'} is damaged: {error}") from error
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[tuple[str, Any, Any]]:

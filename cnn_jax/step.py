@@ -13,8 +13,7 @@ import optax
 from jax import Array, lax
 
 from cnn_jax.experiment import Experiment, Transform
-
-AXIS = "batch"  # the mapped axis: `lax.pmean(x, AXIS)` averages over all devices of all processes
+from cnn_jax.parallel import AXIS
 
 Batch = dict[str, Array]  # "image" uint8 [b, H, W, C], "label" int32 [b], in evaluation "mask" [b]
 

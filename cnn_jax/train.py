@@ -1,5 +1,6 @@
 """The loop. Here, in `checkpoint.py` and in `record.py` are all the side effects of a run."""
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array, lax
 
 from cnn_jax import feed as feeds
@@ -17,7 +19,7 @@ from cnn_jax.evaluate import make_evaluator
 from cnn_jax.experiment import Experiment, epochs_to_steps
 from cnn_jax.models import count_parameters
 from cnn_jax.record import Record, write_json
-from cnn_jax.step import AXIS, TrainState, init_state, mean_metrics, train_step, zero_metrics
+from cnn_jax.step import TrainState, init_state, mean_metrics, train_step, zero_metrics
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Options:
     eval_batch_size: int = 250
     """Examples per evaluation batch."""
     stop_at: int | None = None
-    """Stop with a checkpoint after this step; the same command without it goes on."""
+    """Stop with a checkpoint once this step is reached; the same command without it goes on."""
     distributed: bool = False
     """Join the cluster's other processes (SLURM, Open MPI, Kubernetes are detected)."""
     coordinator: str | None = None
@@ -57,6 +59,14 @@ class Options:
     """Processes in all, with --coordinator."""
     process_id: int | None = None
     """This process's number from 0, with --coordinator."""
+
+    def check(self) -> None:
+        """Raise UserError for a number that makes no sense."""
+        for name, value in dataclasses.asdict(self).items():
+            least = 0 if name in ("readers", "eval_every", "checkpoint_every", "process_id") else 1
+            if isinstance(value, int) and not isinstance(value, bool) and value < least:
+                flag = "--" + name.replace("_", "-")
+                raise UserError(f"{flag} must be at least {least}, got {value}")
 
 
 def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, Any]:
@@ -106,6 +116,7 @@ def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, A
             state = state._replace(metrics=parallel.replicate(zero_metrics(experiment)))
         with record.clock_stopped():
             if cadence.is_time(step, cadence.evaluate):
+                _check_finite(state)
                 metrics = evaluate(state.params, state.model_state, eval_feed)
                 record.evaluation(step, eval_feed.split, metrics)
             if cadence.is_time(step, cadence.checkpoint) or step == cadence.stop:
@@ -181,7 +192,7 @@ def make_advance(experiment: Experiment, accumulate: int = 1) -> Any:
 
     # Donating the parameters makes XLA on CPU copy the dense weights before every update.
     donate = (1,) if jax.default_backend() == "cpu" else (0, 1)
-    mapped = parallel.map_replicated(steps, AXIS, replicated=3, donate=donate)
+    mapped = parallel.map_replicated(steps, replicated=3, donate=donate)
     return lambda state, resident, items: mapped(
         state.params, state._replace(params=None), resident, items
     )
@@ -204,12 +215,19 @@ def _training_means(experiment: Experiment, state: TrainState) -> dict[str, floa
 
 
 def _check_finite(state: TrainState) -> None:
-    step = int(state.metrics["nonfinite_step"])
+    step, params_are_finite = int(state.metrics["nonfinite_step"]), _all_finite(state.params)
+    if step < 0 and not params_are_finite:
+        step = int(state.step) - 1
     if step >= 0:
         raise UserError(
             f"the loss is not finite at step {step}: lower the learning rate or clip the gradients "
             "(checkpoints are from before)"
         )
+
+
+@jax.jit
+def _all_finite(tree: Any) -> Array:
+    return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]))
 
 
 def _opening_line(experiment: Experiment, feed: feeds.Feed, first_step: int) -> str:

@@ -30,9 +30,9 @@ class Config:
     image_size: int = 128  # pixels of the crop
     epochs: float = 20
     batch_size: int = 64
-    peak_learning_rate: float = 0.02
+    peak_learning_rate: float = 0.0003  # AdamW, rising for warmup_epochs, then along a cosine
     warmup_epochs: float = 1
-    weight_decay: float = 0.0005
+    weight_decay: float = 0.05
     clip_norm: float = 1.0  # of the gradient over all parameters
     dtype: str = "float32"  # "bfloat16" on GPUs that have it
     seed: int = 0
@@ -52,8 +52,7 @@ def build(config: Config, data_dir: Path | None = None) -> Experiment:
         ),
         optimizer=optax.chain(
             optax.clip_by_global_norm(config.clip_norm),
-            optax.add_decayed_weights(config.weight_decay),
-            optax.sgd(schedule, momentum=0.9),
+            optax.adamw(schedule, weight_decay=config.weight_decay),
         ),
         dataset=dataset,
         train_split=config.train_split,

@@ -1,6 +1,8 @@
-"""AlexNet of the ILSVRC paper: Krizhevsky, Sutskever and Hinton (2012), ImageNet classification with
-deep convolutional neural networks, NeurIPS 25.
+"""AlexNet of the ILSVRC paper: Krizhevsky, Sutskever and Hinton (2012), ImageNet classification
+with deep convolutional neural networks, NeurIPS 25.
 """
+
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -54,25 +56,26 @@ class AlexNet2012(nn.Module):
     def __call__(
         self, images: jax.Array, train: bool = False, keys: jax.Array | None = None
     ) -> jax.Array:
-        """Logits float32 [B, classes] of images float32 [B, H, W, C]; dropout if `keys` is given."""
+        """Logits float32 [B, classes] of images float32 [B, H, W, C]; dropout only with keys."""
         check_image_size(self, images, smallest=64)
-        common = dict(dtype=self.dtype, kernel_init=self.kernel_init)
-        hidden = dict(common, bias_init=nn.initializers.constant(self.hidden_bias))
+        conv = partial(Conv, dtype=self.dtype, kernel_init=self.kernel_init)
+        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=self.kernel_init)
+        hidden = nn.initializers.constant(self.hidden_bias)
 
         height, width = images.shape[1:3]
         far_side = ((0, (11 - height) % 4), (0, (11 - width) % 4))
-        x = nn.relu(Conv(96, 11, strides=4, padding=far_side, name="conv1", **common)(images))
+        x = nn.relu(conv(96, 11, strides=4, padding=far_side, name="conv1")(images))
         x = MaxPool(3, 2, name="pool1")(LocalResponseNorm(name="norm1")(x))
-        x = nn.relu(Conv(256, 5, padding=2, groups=2, name="conv2", **hidden)(x))
+        x = nn.relu(conv(256, 5, padding=2, groups=2, bias_init=hidden, name="conv2")(x))
         x = MaxPool(3, 2, name="pool2")(LocalResponseNorm(name="norm2")(x))
-        x = nn.relu(Conv(384, 3, padding=1, name="conv3", **common)(x))
-        x = nn.relu(Conv(384, 3, padding=1, groups=2, name="conv4", **hidden)(x))
-        x = nn.relu(Conv(256, 3, padding=1, groups=2, name="conv5", **hidden)(x))
+        x = nn.relu(conv(384, 3, padding=1, name="conv3")(x))
+        x = nn.relu(conv(384, 3, padding=1, groups=2, bias_init=hidden, name="conv4")(x))
+        x = nn.relu(conv(256, 3, padding=1, groups=2, bias_init=hidden, name="conv5")(x))
         x = MaxPool(3, 2, name="pool5")(x)
 
         x = x.reshape(x.shape[0], -1)
-        x = nn.relu(nn.Dense(4096, name="fc6", **hidden)(x))
+        x = nn.relu(dense(4096, bias_init=hidden, name="fc6")(x))
         x = Dropout(self.dropout_rate, name="drop6")(x, keys)
-        x = nn.relu(nn.Dense(4096, name="fc7", **hidden)(x))
+        x = nn.relu(dense(4096, bias_init=hidden, name="fc7")(x))
         x = Dropout(self.dropout_rate, name="drop7")(x, keys)
-        return nn.Dense(self.classes, name="fc8", **common)(x).astype(jnp.float32)
+        return dense(self.classes, name="fc8")(x).astype(jnp.float32)

@@ -50,37 +50,53 @@ class AlexNet2014(nn.Module):
     def __call__(
         self, images: jax.Array, train: bool = False, keys: jax.Array | None = None
     ) -> jax.Array:
-        """Logits float32 [B, classes] of images float32 [B, H, W, C]; dropout if `keys` is given."""
+        """Logits float32 [B, classes] of images float32 [B, H, W, C]; dropout only with keys."""
         check_image_size(self, images, smallest=63)
 
-        def conv(x, features, size, name, **geometry):
-            inits = self._inits(fan_in=size * size * x.shape[-1])
-            return Conv(features, size, name=name, dtype=self.dtype, **geometry, **inits)(x)
+        def conv(x: jax.Array, features: int, size: int, padding: int, name: str, stride: int = 1):
+            kernel_init, bias_init = self._initializers(fan_in=size * size * x.shape[-1])
+            return Conv(
+                features,
+                size,
+                stride,
+                padding,
+                dtype=self.dtype,
+                kernel_init=kernel_init,
+                bias_init=bias_init,
+                name=name,
+            )(x)
 
-        def dense(x, features, name):
-            inits = self._inits(fan_in=x.shape[-1])
-            return nn.Dense(features, name=name, dtype=self.dtype, **inits)(x)
+        def dense(x: jax.Array, features: int, name: str):
+            kernel_init, bias_init = self._initializers(fan_in=x.shape[-1])
+            return nn.Dense(
+                features,
+                dtype=self.dtype,
+                kernel_init=kernel_init,
+                bias_init=bias_init,
+                name=name,
+            )(x)
 
-        x = nn.relu(conv(images, 64, 11, "conv1", strides=4, padding=2))
+        x = nn.relu(conv(images, 64, 11, padding=2, name="conv1", stride=4))
         x = MaxPool(3, 2, name="pool1")(x)
-        x = nn.relu(conv(x, 192, 5, "conv2", padding=2))
+        x = nn.relu(conv(x, 192, 5, padding=2, name="conv2"))
         x = MaxPool(3, 2, name="pool2")(x)
-        x = nn.relu(conv(x, 384, 3, "conv3", padding=1))
-        x = nn.relu(conv(x, 256, 3, "conv4", padding=1))
-        x = nn.relu(conv(x, 256, 3, "conv5", padding=1))
+        x = nn.relu(conv(x, 384, 3, padding=1, name="conv3"))
+        x = nn.relu(conv(x, 256, 3, padding=1, name="conv4"))
+        x = nn.relu(conv(x, 256, 3, padding=1, name="conv5"))
         x = MaxPool(3, 2, name="pool5")(x)
 
         x = x.reshape(x.shape[0], -1)
-        x = nn.relu(dense(Dropout(self.dropout_rate, name="drop6")(x, keys), 4096, "fc6"))
-        x = nn.relu(dense(Dropout(self.dropout_rate, name="drop7")(x, keys), 4096, "fc7"))
-        return dense(x, self.classes, "fc8").astype(jnp.float32)
+        x = nn.relu(dense(Dropout(self.dropout_rate, name="drop6")(x, keys), 4096, name="fc6"))
+        x = nn.relu(dense(Dropout(self.dropout_rate, name="drop7")(x, keys), 4096, name="fc7"))
+        return dense(x, self.classes, name="fc8").astype(jnp.float32)
 
-    def _inits(self, fan_in: int) -> dict[str, Initializer]:
+    def _initializers(self, fan_in: int) -> tuple[Initializer, Initializer]:
+        """Of the kernel and of the bias of a layer whose units see `fan_in` values each."""
         if self.kernel_init is not None:
-            return dict(kernel_init=self.kernel_init, bias_init=nn.initializers.zeros)
+            return self.kernel_init, nn.initializers.zeros
         limit = fan_in**-0.5
 
-        def uniform(key, shape, dtype=jnp.float32, *unused):
-            return jax.random.uniform(key, shape, dtype, -limit, limit)
+        def uniform(key, shape, dtype=jnp.float32, out_sharding=None):
+            return jax.random.uniform(key, shape, dtype, -limit, limit, out_sharding=out_sharding)
 
-        return dict(kernel_init=uniform, bias_init=uniform)
+        return uniform, uniform

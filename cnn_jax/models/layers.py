@@ -8,7 +8,7 @@ an accelerator, and those of `cpu_forms`. `forms` is the one place that chooses 
 """
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -21,12 +21,10 @@ from jax.typing import DTypeLike
 from cnn_jax.models import cpu_forms
 
 Pair = tuple[int, int]
-Padding = str | int | Sequence[Pair]
+Pads = tuple[Pair, Pair]
 
 
-def convolve(
-    x: jax.Array, kernel: jax.Array, strides: Pair, pads: tuple[Pair, Pair], groups: int
-) -> jax.Array:
+def convolve(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads, groups: int) -> jax.Array:
     """Cross-correlate x [B, H, W, C] with kernel [h, w, C / groups, D]; result [B, H', W', D]."""
     return lax.conv_general_dilated(
         x,
@@ -68,7 +66,7 @@ def dropout(x: jax.Array, keys: jax.Array, rate: float, salt: int) -> jax.Array:
     of the batch, nor on how the batch is spread over devices.
     """
 
-    def mask(key):
+    def mask(key: jax.Array) -> jax.Array:
         return jax.random.bernoulli(jax.random.fold_in(key, salt), 1 - rate, x.shape[1:])
 
     return jnp.where(jax.vmap(mask)(keys), x / (1 - rate), jnp.zeros_like(x))
@@ -111,7 +109,7 @@ class Conv(nn.Module):
     features: int
     kernel_size: int | Pair
     strides: int | Pair = 1
-    padding: Padding = "VALID"
+    padding: str | int | Pads = "VALID"
     groups: int = 1
     use_bias: bool = True
     dtype: DTypeLike = jnp.float32
@@ -225,7 +223,7 @@ def check_image_size(model: nn.Module, images: jax.Array, smallest: int) -> None
         )
 
 
-def _check_fits(layer: nn.Module, x: jax.Array, window: Pair, pads=((0, 0), (0, 0))) -> None:
+def _check_fits(layer: nn.Module, x: jax.Array, window: Pair, pads: Pads = ((0, 0), (0, 0))):
     height, width = (size + sum(pad) for size, pad in zip(x.shape[1:3], pads, strict=True))
     if height < window[0] or width < window[1]:
         raise ValueError(
@@ -237,10 +235,10 @@ def _pair(value: int | Pair) -> Pair:
     return (value, value) if isinstance(value, int) else value
 
 
-def _pads(padding: Padding, size: Sequence[int], window: Pair, strides: Pair) -> tuple[Pair, Pair]:
+def _pads(padding: str | int | Pads, size: tuple[int, ...], window: Pair, strides: Pair) -> Pads:
     if isinstance(padding, int):
         return ((padding, padding), (padding, padding))
     if isinstance(padding, str):
-        padding = lax.padtype_to_pads(size, window, strides, padding)
-    rows, columns = padding
-    return (tuple(rows), tuple(columns))
+        rows, columns = lax.padtype_to_pads(size, window, strides, padding)
+        return (rows, columns)
+    return padding

@@ -23,6 +23,8 @@ class Record:
     def __init__(self, folder: Path, step: int, total_steps: int, quiet: bool = False):
         """Open the books of `folder` at `step`; lines after it, from a run that was killed, go."""
         self._quiet = quiet
+        self._compiled: set[int] = set()  # lengths of dispatches
+        self._since: tuple[float, int] | None = None  # when, and at which step, the clock started
         if quiet:
             return
         self._console = Console()
@@ -44,7 +46,6 @@ class Record:
         self._task = self._progress.add_task("step", total=total_steps, completed=step, shown="")
         self._total = total_steps
         self._opened = time.perf_counter()
-        self._since: tuple[float, int] | None = None  # when, and at which step, the clock started
         self._progress.start()
 
     def say(self, text: str) -> None:
@@ -52,13 +53,20 @@ class Record:
         if not self._quiet:
             self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
-    def advance(self, step: int) -> None:
-        """Move the progress bar; the clock starts at the first call, when all is compiled."""
-        if self._quiet:
-            return
-        self._progress.update(self._task, completed=step)
-        if self._since is None:
-            self._since = (time.perf_counter(), step)
+    @contextlib.contextmanager
+    def dispatch(self, start: int, stop: int) -> Iterator[None]:
+        """Around the call that computes steps `[start, stop)`; then the progress bar moves on.
+
+        The first of its length is compiled in there: that time is kept out of images/s.
+        """
+        is_new = stop - start not in self._compiled
+        self._compiled.add(stop - start)
+        with self.clock_stopped() if is_new else contextlib.nullcontext():
+            yield
+        if not self._quiet:
+            self._progress.update(self._task, completed=stop)
+            if self._since is None:
+                self._since = (time.perf_counter(), stop)
 
     @contextlib.contextmanager
     def clock_stopped(self) -> Iterator[None]:

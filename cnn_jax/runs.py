@@ -114,8 +114,9 @@ def load(folder: Path) -> tuple[Callable[..., Any], Any]:
     try:
         spec.loader.exec_module(module)
         return module.build, module.Config(**content["config"])
-    except (ImportError, AttributeError, TypeError, FileNotFoundError) as error:
-        raise UserError(f"{folder / 'experiment.py'} cannot be loaded here: {error}") from error
+    except (ImportError, AttributeError, TypeError, SyntaxError, FileNotFoundError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{folder / 'experiment.py'} cannot be loaded here: {reason}") from error
 
 
 def describe(scalars: Any) -> dict[str, Any]:
@@ -155,10 +156,11 @@ def _git_revision() -> str | None:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / "config.json").read_text())
+        content = json.loads((folder / "config.json").read_text())
+        return {name: content[name] for name in ("experiment", "config")}
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{folder} is not a run folder: it has no config.json") from error
-    except ValueError as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{folder / 'config.json'} is damaged: {error}") from error
 
 

@@ -105,12 +105,12 @@ def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, A
     metrics: dict[str, Any] = {}
     done: Array | None = None
     items = feeds.training_blocks(train_feed, experiment.seed, experiment.batch_size, blocks)
-    for (_, step), block in zip(blocks, parallel.ahead(items, parallel.share_out), strict=True):
-        dispatched = advance(state, train_feed.resident, block)
+    for (start, step), block in zip(blocks, parallel.ahead(items, parallel.share_out), strict=True):
+        with record.dispatch(start, step):
+            dispatched = advance(state, train_feed.resident, block)
         if done is not None:
             done.block_until_ready()  # one dispatch ahead of the devices, never more
         state, done = dispatched
-        record.advance(step)
         if cadence.is_time(step, cadence.log):
             record.training(step, _training_means(experiment, state), experiment.batch_size)
             state = state._replace(metrics=parallel.replicate(zero_metrics(experiment)))

@@ -1,4 +1,4 @@
-"""LeNet-5 on MNIST.
+"""LeNet-5 on MNIST, shifted by up to two pixels while training.
 
 python -m cnn_jax data prepare mnist
 python -m experiments.lenet5_mnist

@@ -81,7 +81,7 @@ class Record:
         if self._quiet:
             return
         self._write(step, "train", metrics)
-        shown = _shown(metrics)
+        text = shown(metrics)
         now, (since, first) = time.perf_counter(), self._since or (0.0, step)
         if step > first:
             seconds = (now - since) / (step - first)  # per step
@@ -89,21 +89,24 @@ class Record:
             line = {"step": step, "seconds": now - self._opened, "images_per_second": rate}
             _append(self._timing, line)
             self._tensorboard.add_scalar("train/images_per_second", rate, step)
-            shown += f"  {rate:,.0f} images/s"
+            text += f"  {rate:,.0f} images/s"
             if self._progress.disable:
-                shown += f"  {_clock(seconds * (self._total - step))} left"
+                text += f"  {_clock(seconds * (self._total - step))} left"
         self._since = (now, step)
-        self._progress.update(self._task, completed=step, shown=shown)
+        self._progress.update(self._task, completed=step, shown=text)
         if self._progress.disable:
-            self.say(f"step {step}/{self._total}  {shown}")
+            self.say(f"step {step}/{self._total}  {text}")
 
     def evaluation(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         """Write an exact evaluation."""
         if not self._quiet:
             self._write(step, split, metrics)
-            self.say(f"step {step}/{self._total}  {split}: {_shown(metrics)}")
+            self.say(f"step {step}/{self._total}  {split}: {shown(metrics)}")
 
-    def close(self) -> None:
+    def __enter__(self) -> "Record":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
         if not self._quiet:
             self._progress.stop()
             self._tensorboard.close()
@@ -140,7 +143,8 @@ def _cut_after(path: Path, step: int) -> None:
         scratch.replace(path)
 
 
-def _shown(metrics: Mapping[str, float]) -> str:
+def shown(metrics: Mapping[str, float]) -> str:
+    """Metrics as one line for people."""
     return "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k != "count")
 
 

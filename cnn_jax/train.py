@@ -1,5 +1,6 @@
 """The loop. Here, in `checkpoint.py` and in `record.py` are all the side effects of a run."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from cnn_jax.errors import UserError
 from cnn_jax.evaluate import make_evaluator
 from cnn_jax.experiment import Experiment, epochs_to_steps
 from cnn_jax.models import count_parameters
-from cnn_jax.record import Record, write_json
+from cnn_jax.record import Record, shown, write_json
 from cnn_jax.step import TrainState, init_state, mean_metrics, train_step, zero_metrics
 
 
@@ -73,73 +74,74 @@ def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, A
     """Train to the experiment's last step, from the newest checkpoint in `folder` if there is one.
 
     Returns:
-        the exact evaluation of the final parameters, also written to `result.json`; the last one
-        made where `options.stop_at` ended the run earlier.
+        the exact evaluation of the parameters reached; that of the last step is also written to
+        `result.json`.
 
     Raises:
         UserError: the batch does not divide by the devices, or the loss is no longer finite.
     """
     started = time.perf_counter()
     parallel.check_divides(experiment.batch_size, options.accumulate)
-    train_feed = feeds.open_feed(
-        experiment.dataset, experiment.train_split, options.feed, options.readers
+    train_feed, eval_feed = (
+        feeds.open_feed(experiment.dataset, split, options.feed, options.readers)
+        for split in (experiment.train_split, experiment.eval_split)
     )
-    eval_feed = feeds.open_feed(
-        experiment.dataset, experiment.eval_split, options.feed, options.readers
-    )
-    evaluate = make_evaluator(experiment, options.eval_batch_size)
     advance = make_advance(experiment, options.accumulate)
-
-    checkpoints = Checkpoints(folder / "checkpoints", options.keep)
-    first_step = checkpoints.latest() or 0
-    state: TrainState = jax.jit(lambda: init_state(experiment))()
-    if first_step:
-        state = checkpoints.restore(first_step, like=state)
-    state = parallel.replicate(state)
-
+    evaluate = make_evaluator(experiment, options.eval_batch_size)
     cadence = _Cadence.of(experiment, options)
-    blocks = list(split_into_blocks(first_step, cadence.stop, options.steps_per_dispatch))
 
-    record = Record(folder, first_step, experiment.steps, quiet=not parallel.is_primary())
-    record.say(_opening_line(experiment, train_feed, first_step))
-    metrics: dict[str, Any] = {}
-    done: Array | None = None
-    items = feeds.training_blocks(train_feed, experiment.seed, experiment.batch_size, blocks)
-    for (start, step), block in zip(blocks, parallel.ahead(items, parallel.share_out), strict=True):
-        with record.dispatch(start, step):
-            dispatched = advance(state, train_feed.resident, block)
-        if done is not None:
-            done.block_until_ready()  # one dispatch ahead of the devices, never more
-        state, done = dispatched
-        if cadence.is_time(step, cadence.log):
-            record.training(step, _training_means(experiment, state), experiment.batch_size)
-            state = state._replace(metrics=parallel.replicate(zero_metrics(experiment)))
-        with record.clock_stopped():
-            if cadence.is_time(step, cadence.evaluate):
-                _check_finite(state)
+    with contextlib.closing(Checkpoints(folder / "checkpoints", options.keep)) as checkpoints:
+        first_step = checkpoints.latest() or 0
+        state: TrainState = jax.jit(lambda: init_state(experiment))()
+        if first_step:
+            state = checkpoints.restore(first_step, like=state)
+        state = parallel.replicate(state)
+
+        blocks = list(split_into_blocks(first_step, cadence.stop, options.steps_per_dispatch))
+        items = feeds.training_blocks(train_feed, experiment.seed, experiment.batch_size, blocks)
+        placed = parallel.ahead(items, parallel.share_out)
+        metrics: dict[str, Any] = {}
+        done: Array | None = None
+        with Record(
+            folder, first_step, experiment.steps, quiet=not parallel.is_primary()
+        ) as record:
+            record.say(_opening_line(experiment, train_feed, first_step))
+            for (start, step), block in zip(blocks, placed, strict=True):
+                with record.dispatch(start, step):
+                    dispatched = advance(state, train_feed.resident, block)
+                if done is not None:
+                    done.block_until_ready()  # one dispatch ahead of the devices, never more
+                state, done = dispatched
+
+                if cadence.is_time(step, cadence.log):
+                    _check_finite(state)
+                    means = mean_metrics(experiment, state.metrics)
+                    record.training(step, means, experiment.batch_size)
+                    empty = parallel.replicate(zero_metrics(experiment))
+                    state = state._replace(metrics=empty)
+                metrics = {}
+                with record.clock_stopped():
+                    if cadence.is_time(step, cadence.evaluate):
+                        _check_finite(state)
+                        metrics = evaluate(state.params, state.model_state, eval_feed)
+                        record.evaluation(step, eval_feed.split, metrics)
+                    if cadence.is_time(step, cadence.checkpoint) or step == cadence.stop:
+                        _check_finite(state)
+                        checkpoints.save(step, state, metrics)
+            checkpoints.wait()
+            if not metrics:  # stopped between evaluations, or there was nothing left to train
                 metrics = evaluate(state.params, state.model_state, eval_feed)
-                record.evaluation(step, eval_feed.split, metrics)
-            if cadence.is_time(step, cadence.checkpoint) or step == cadence.stop:
-                _check_finite(state)
-                evaluated = cadence.is_time(step, cadence.evaluate)
-                checkpoints.save(step, state, metrics if evaluated else None)
-    checkpoints.wait()
-    checkpoints.close()
-    if first_step == experiment.steps:
-        record.say(f"{folder} is complete: nothing to train")
-        metrics = evaluate(state.params, state.model_state, eval_feed)
-    record.close()
+                record.say(f"at step {int(state.step)}, {eval_feed.split}: {shown(metrics)}")
 
-    result = {"step": cadence.stop, "split": eval_feed.split, **metrics}
-    if cadence.stop == experiment.steps and not (folder / "result.json").exists():
-        if parallel.is_primary():
-            seconds = round(time.perf_counter() - started, 2)
-            more = {
-                "parameters": count_parameters(state.params),
-                "seconds": seconds,
-                "resumed_from": first_step,
-            }
-            write_json(folder / "result.json", result | more)
+    result = {"step": int(state.step), "split": eval_feed.split, **metrics}
+    result_file = folder / "result.json"
+    if result["step"] == experiment.steps and parallel.is_primary() and not result_file.exists():
+        about = {
+            "parameters": count_parameters(state.params),
+            "seconds": round(time.perf_counter() - started, 2),
+            "resumed_from": first_step,
+        }
+        write_json(result_file, result | about)
     return result
 
 
@@ -207,11 +209,6 @@ def split_into_blocks(start: int, stop: int, size: int) -> Iterator[feeds.Block]
         end = min(stop, start // size * size + size)
         yield start, end
         start = end
-
-
-def _training_means(experiment: Experiment, state: TrainState) -> dict[str, float]:
-    _check_finite(state)
-    return mean_metrics(experiment, state.metrics)
 
 
 def _check_finite(state: TrainState) -> None:

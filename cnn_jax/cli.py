@@ -44,7 +44,8 @@ def main(
         )
         experiment = build(config, options.data_dir)
         parallel.check_divides(experiment.batch_size, options.accumulate)
-        experiment.dataset.num_examples(experiment.eval_split)
+        for split in (experiment.train_split, experiment.eval_split):
+            experiment.dataset.num_examples(split)  # an unknown split is refused here
         folder = options.workdir or runs.default_folder(script, config)
         if parallel.is_primary():
             runs.create(folder, script, config, options)

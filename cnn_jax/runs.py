@@ -89,11 +89,14 @@ def create(folder: Path, script: Path, config: Any, options: Any) -> None:
     if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= ours):
         raise UserError(f"{folder} is not a run folder and not empty: choose another --workdir")
     content = described | {"options": describe(options), "environment": environment()}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "experiment.py").write_bytes(script.read_bytes())
-    # The config comes last and whole: it is what makes the folder a run.
-    (folder / ".config.json").write_text(json.dumps(content, indent=2) + "\n")
-    (folder / ".config.json").replace(folder / "config.json")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "experiment.py").write_bytes(script.read_bytes())
+        # The config comes last and whole: it is what makes the folder a run.
+        (folder / ".config.json").write_text(json.dumps(content, indent=2) + "\n")
+        (folder / ".config.json").replace(folder / "config.json")
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made a run folder: {error}") from error
 
 
 def load(folder: Path) -> tuple[Callable[..., Any], Any]:

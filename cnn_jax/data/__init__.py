@@ -7,8 +7,7 @@ The story of a batch: `load_dataset` → `Dataset.open(split)` → `batch_indice
 from cnn_jax.data.catalogue import describe, list_datasets
 from cnn_jax.data.datasets import Batch, Dataset, Source, array_dataset
 from cnn_jax.data.order import batch_indices, epoch_permutation
-from cnn_jax.data.preparation import prepare
-from cnn_jax.data.prepared import load_dataset
+from cnn_jax.data.preparation import load_dataset, prepare
 from cnn_jax.data.resident import load_resident
 from cnn_jax.data.stream import stream
 

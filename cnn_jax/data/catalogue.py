@@ -33,7 +33,7 @@ def describe(name: str, data_dir: str | os.PathLike | None = None) -> dict[str, 
 
     Raises UserError if it is not prepared.
     """
-    dataset = prepared.load_dataset(name, data_dir)
+    dataset = prepared.read_dataset(name, data_dir)
     folder = dataset.folder
     assert folder is not None  # load_dataset reads from a folder
     splits = {split: sum(lengths) for split, lengths in dataset.shard_lengths.items()}

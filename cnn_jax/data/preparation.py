@@ -26,6 +26,22 @@ _PROBE_SECONDS = 5.0
 PHOTOGRAPH_SIZE = 256  # Krizhevsky et al. 2012, section 2
 
 
+def load_dataset(
+    name: str, data_dir: str | os.PathLike | None = None, size: int | None = None
+) -> Dataset:
+    """A prepared dataset: its description, and access to its examples, of which it reads none.
+
+    `size` resizes images after decoding: the shorter side to `size`, then the central square.
+    (The first time at all, it reads up to 60,000 training examples for mean and std.) The dataset
+    "digits" is embedded and prepares itself. Raises UserError if the dataset is not prepared, not
+    stored as ArrayRecord, or not labelled images.
+    """
+    root = prepared.data_root(data_dir)
+    if name == prepared.EMBEDDED and prepared.find(name, root) is None:
+        prepare_embedded(root)
+    return prepared.read_dataset(name, data_dir, size)
+
+
 def prepare(
     name: str,
     manual_dir: str | os.PathLike | None = None,
@@ -46,7 +62,7 @@ def prepare(
     if not is_folder and (size is not None or channels != 3):
         raise UserError(f"size and channels are for folder/NAME; {name!r} has its own")
     if found := prepared.find(name, root):
-        dataset = prepared.load_dataset(name, data_dir)
+        dataset = prepared.read_dataset(name, data_dir)
         stored_size, _, stored_channels = dataset.image_shape
         if size not in (None, stored_size) or channels not in (3, stored_channels):
             raise UserError(
@@ -68,7 +84,7 @@ def prepare(
             _prepare_stock(name, manual, root)
         except ModuleNotFoundError as error:
             raise UserError(f"{name!r} needs one more package to prepare: {error}") from error
-    dataset = prepared.load_dataset(name, data_dir)
+    dataset = prepared.read_dataset(name, data_dir)
     counts = ", ".join(f"{sum(n):,} {split}" for split, n in dataset.shard_lengths.items())
     print(f"{name} {dataset.version} is prepared in {dataset.folder}: {counts}")
     return dataset

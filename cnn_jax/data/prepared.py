@@ -43,25 +43,14 @@ def find(name: str, root: Path) -> Path | None:
     return max(versions)[1] if versions else None
 
 
-def load_dataset(
+def read_dataset(
     name: str, data_dir: str | os.PathLike | None = None, size: int | None = None
 ) -> Dataset:
-    """A prepared dataset: its description, and access to its examples, of which it reads none.
-
-    `size` resizes images after decoding: the shorter side to `size`, then the central square.
-    (The first time at all, it reads up to 60,000 training examples for mean and std.) The dataset
-    "digits" is embedded and prepares itself. Raises UserError if the dataset is not prepared, not
-    stored as ArrayRecord, or not labelled images.
-    """
+    """What `preparation.load_dataset` says, of a dataset that is prepared."""
     if size is not None and size < 1:
         raise UserError(f"size must be positive, got {size}")
     root = data_root(data_dir)
     folder = find(name, root)
-    if folder is None and name == EMBEDDED:
-        from cnn_jax.data.preparation import prepare_embedded
-
-        prepare_embedded(root)
-        folder = find(name, root)
     if folder is None:
         raise UserError(
             f"dataset {name!r} is not prepared in {root}; prepare it once with: "

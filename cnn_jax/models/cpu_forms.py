@@ -96,7 +96,7 @@ def _convolve(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax
 
     JAX writes the gradients of a convolution as convolutions with permuted dimensions. XLA's CPU
     compiler brings these into the order that its library takes, but only outside of loops: in the
-    body of a scan they are compiled to plain loops, 5 to 30 times slower (jax-ml/jax issue 12868).
+    body of a scan they are compiled to plain loops, 4 to 30 times slower (jax-ml/jax issue 12868).
     Here the permutations are explicit transpositions and every convolution is in the right order.
     The price is forward-mode differentiation, which custom_vjp functions do not have.
     """

@@ -3,8 +3,8 @@
 First the pure functions, then the Linen modules around them. Images and feature maps are
 [B, H, W, C], kernels [height, width, input channels / groups, output channels].
 
-Every function has two forms with the same values: XLA's own operators, which are the fast ones on
-an accelerator, and those of `cpu_forms`. `forms` is the one place that chooses between them.
+Convolution, pooling and response normalisation have two forms with the same values: those here,
+XLA's own operators, for accelerators, and those of `cpu_forms`. `forms` alone chooses between them.
 """
 
 import zlib
@@ -43,7 +43,8 @@ def max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
 
 def avg_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
     """Mean of each window x window patch of every map; no padding."""
-    return nn.avg_pool(x, (window, window), (stride, stride))
+    sums = nn.pool(x, 0.0, lax.add, (window, window), (stride, stride), "VALID")
+    return sums / (window * window)
 
 
 def local_response_norm(x: jax.Array, k: float, n: int, alpha: float, beta: float) -> jax.Array:

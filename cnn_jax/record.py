@@ -5,6 +5,7 @@ compared byte for byte; `timing.jsonl` holds the rest.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import time
@@ -34,8 +35,7 @@ class Record:
             _cut_after(path, step)
         self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=10),  # so narrow that all fits a terminal of 80 columns
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[shown]}"),
@@ -81,7 +81,7 @@ class Record:
         if self._quiet:
             return
         self._write(step, "train", metrics)
-        text = shown(metrics)
+        speed = left = ""
         now, (since, first) = time.perf_counter(), self._since or (0.0, step)
         if step > first:
             seconds = (now - since) / (step - first)  # per step
@@ -89,13 +89,13 @@ class Record:
             line = {"step": step, "seconds": now - self._opened, "images_per_second": rate}
             _append(self._timing, line)
             self._tensorboard.add_scalar("train/images_per_second", rate, step)
-            text += f"  {rate:,.0f} images/s"
-            if self._progress.disable:
-                text += f"  {_clock(seconds * (self._total - step))} left"
+            speed = f"  {rate:,.0f} images/s"
+            left = f"  {_clock(seconds * (self._total - step))} left"
         self._since = (now, step)
-        self._progress.update(self._task, completed=step, shown=text)
+        first_two = dict(itertools.islice(metrics.items(), 2))
+        self._progress.update(self._task, completed=step, shown=shown(first_two) + speed)
         if self._progress.disable:
-            self.say(f"step {step}/{self._total}  {text}")
+            self.say(f"step {step}/{self._total}  {shown(metrics)}{speed}{left}")
 
     def evaluation(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         """Write an exact evaluation."""

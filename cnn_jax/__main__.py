@@ -8,7 +8,7 @@ import functools
 import json as json_module
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Literal, Union
 
 import tyro
 from rich.console import Console
@@ -27,7 +27,7 @@ DataDir = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 def evaluate(
     run: Run,
     split: str | None = None,
-    step: int | None = None,
+    step: int | Literal["best"] | None = None,
     data_dir: DataDir = None,
     batch_size: int = 250,
     feed: Kind = "auto",
@@ -38,8 +38,8 @@ def evaluate(
     Args:
         run: Run folder.
         split: Split of the run's dataset. Default: the one evaluated while training.
-        step: Which checkpoint. Default: the last.
-        data_dir: Where prepared datasets lie. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+        step: Which checkpoint: a step, or best. Default: the last.
+        data_dir: Where prepared datasets lie. Default: where the run had them.
         batch_size: Examples per batch; changes speed and memory, not the result.
         feed: Hold the split on the device, or stream it from disk.
         json: Print JSON instead of a table.

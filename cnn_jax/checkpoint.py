@@ -21,24 +21,24 @@ from cnn_jax.errors import UserError
 class Checkpoints:
     """The checkpoints of one run folder: the last `keep`, and the one with the highest `best`."""
 
-    def __init__(self, folder: Path, keep: int = 3, best: str = "accuracy"):
-        policy = managers.AnyPreservationPolicy(
-            [
-                managers.LatestN(keep),
-                managers.BestN(
-                    get_metric_fn=lambda metrics: metrics[best],
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                ),
-            ]
+    def __init__(
+        self, folder: Path, keep: int = 3, best: str | None = None, read_only: bool = False
+    ):
+        """Open the checkpoints in `folder`; `best` names a metric, None keeps no best one."""
+        latest = managers.LatestN(keep)
+        highest = managers.BestN(
+            get_metric_fn=lambda metrics: metrics[best], n=1, keep_checkpoints_without_metrics=False
         )
+        policy = managers.AnyPreservationPolicy([latest, highest]) if best else latest
         self.folder = folder
         self._manager = ocp.CheckpointManager(
             folder.resolve(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policy,
                 # Only makes Orbax write the metrics down, so that the best survives a restart.
-                best_fn=lambda metrics: metrics[best],
+                best_fn=(lambda metrics: metrics[best]) if best else None,
+                read_only=read_only,
+                create=not read_only,
             ),
             item_names=("state",),
         )

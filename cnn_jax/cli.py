@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import tyro
 from absl import logging as absl_logging
 
 from cnn_jax import parallel, runs
 from cnn_jax.errors import UserError
 from cnn_jax.experiment import Experiment
+from cnn_jax.step import init_state
 from cnn_jax.train import Options, train
 
 Build = Callable[[Any, Path | None], Experiment]
@@ -44,14 +46,28 @@ def main(
         )
         experiment = build(config, options.data_dir)
         parallel.check_divides(experiment.batch_size, options.accumulate)
-        for split in (experiment.train_split, experiment.eval_split):
-            experiment.dataset.num_examples(split)  # an unknown split is refused here
+        jax.eval_shape(lambda: init_state(experiment))  # images too small are refused here
+        identity = runs.identity(script, config, _describe_data(experiment))
         folder = options.workdir or runs.default_folder(script, config)
-        if parallel.is_primary():
-            runs.create(folder, script, config, options)
-            print(f"run folder: {folder}", flush=True)
-        parallel.barrier("run folder")
-        return train(experiment, folder, options)
+        with contextlib.ExitStack() as stack:
+            if parallel.is_primary():
+                stack.enter_context(runs.claim(folder, script, identity, options))
+                print(f"run folder: {folder}", flush=True)
+            parallel.barrier("run folder")
+            runs.check(folder, script, identity)  # in every process: flags that differ are found
+            return train(experiment, folder, options)
+
+
+def _describe_data(experiment: Experiment) -> dict[str, Any]:
+    """Which examples a run is of: an unknown split is refused here."""
+    data = experiment.dataset
+    return {
+        "name": data.name,
+        "version": data.version,
+        "sha256": data.statistics.sha256,  # of pixels and labels
+        "train": data.num_examples(experiment.train_split),
+        "eval": data.num_examples(experiment.eval_split),
+    }
 
 
 @contextlib.contextmanager

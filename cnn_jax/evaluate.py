@@ -1,8 +1,9 @@
 """Exact evaluation: every example once, summed, divided at the end, counted."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -34,7 +35,10 @@ def make_evaluator(experiment: Experiment, batch_size: int) -> Evaluator:
 
     def evaluate(params: Any, model_state: Any, feed: Feed) -> dict[str, float]:
         blocks = parallel.ahead(evaluation_blocks(feed, batch_size), parallel.share_out)
-        batches = [mapped(params, model_state, feed.resident, block) for block in blocks]
+        batches = []
+        for block in blocks:
+            batches.append(mapped(params, model_state, feed.resident, block))
+            jax.block_until_ready(batches[-2:][0])  # or a streamed split would pile up in memory
         # Python floats are float64: adding up the batches loses nothing.
         sums = {name: sum(float(batch[name]) for batch in batches) for name in batches[0]}
         count, expected = round(sums["count"]), feed.dataset.num_examples(feed.split)
@@ -48,7 +52,7 @@ def make_evaluator(experiment: Experiment, batch_size: int) -> Evaluator:
 def evaluate_run(
     folder: Path,
     split: str | None = None,
-    step: int | None = None,
+    step: int | Literal["best"] | None = None,
     data_dir: Path | None = None,
     batch_size: int = 250,
     kind: Kind = "auto",
@@ -58,23 +62,28 @@ def evaluate_run(
     Args:
         folder: a run folder.
         split: of the run's dataset; None is the one it was evaluated on while training.
-        step: None is the last checkpoint.
+        step: of a checkpoint; "best" is the one with the highest metric, None the last.
+        data_dir: None is where the run had its data.
 
     Returns:
         `{"run", "step", "split", "loss", …, "count"}`.
     """
     if batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, got {batch_size}")
-    build, config = runs.load(folder)
-    experiment: Experiment = build(config, data_dir)
+    build, config, data_dir_then = runs.load(folder)
+    experiment: Experiment = build(config, data_dir or data_dir_then)
     split = split or experiment.eval_split
     experiment.dataset.num_examples(split)  # an unknown split is refused before any work
-    checkpoints = Checkpoints(folder / "checkpoints")
-    step = checkpoints.latest() if step is None else step
-    if step is None:
+    if not (folder / "checkpoints").is_dir():
         raise UserError(f"{folder} has no checkpoint yet")
-    state = checkpoints.restore(step, like=jax.eval_shape(lambda: init_state(experiment)))
-    checkpoints.close()
+    best = next(iter(experiment.metrics), None)
+    opened = Checkpoints(folder / "checkpoints", best=best, read_only=True)
+    with contextlib.closing(opened) as checkpoints:
+        if step is None or step == "best":
+            step = checkpoints.best() if step else checkpoints.latest()
+        if step is None:
+            raise UserError(f"{folder} has no checkpoint yet, or none that was evaluated")
+        state = checkpoints.restore(step, like=jax.eval_shape(lambda: init_state(experiment)))
     params, model_state = parallel.replicate((state.params, state.model_state))
     feed = open_feed(experiment.dataset, split, kind, readers=0)
     metrics = make_evaluator(experiment, batch_size)(params, model_state, feed)

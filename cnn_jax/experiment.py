@@ -1,9 +1,9 @@
 """The types everything is said in: model, transform, metric, and the experiment that lists them.
 
 `Config` (a few scalars, defined by each script) → `build(config, data_dir)` → `Experiment` →
-`train.train` → a run folder. `build` is pure but for reading the dataset's metadata: it touches no
-device and writes nothing. `data_dir` is an argument and not a field of the config because where the
-data lies does not change a run's numbers.
+`train.train` → a run folder. `build` touches no device and reads no more of the data than its
+description. `data_dir` is an argument and not a field of the config because where the data lies
+does not change a run's numbers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,13 +14,13 @@ import optax
 from jax import Array
 
 from cnn_jax.data import Dataset
+from cnn_jax.data.augment import Transform
 from cnn_jax.errors import UserError
 from cnn_jax.losses import softmax_cross_entropy
 from cnn_jax.metrics import accuracy, top_k
 
 Variables = Mapping[str, Any]  # {"params": …, and other collections: the model's state}
 PerExample = Callable[[Array, Array], Array]  # (logits [B, classes], labels [B]) -> [B]
-Transform = Callable[[Array | None, Array], Array]  # (key, image [H, W, C] in 0..255) -> image
 
 
 class Model(Protocol):
@@ -33,7 +33,7 @@ class Model(Protocol):
     """
 
     def init(self, key: Array, images: Array, /) -> Variables:
-        """Make `{"params": …}` and, for a model with state, more collections (`"batch_stats"`)."""
+        """Make `{"params": …}` and, for a model with state, more, floating-point collections."""
         ...
 
     def apply(
@@ -56,7 +56,10 @@ def default_metrics() -> dict[str, PerExample]:
 
 @dataclass(frozen=True)
 class Experiment:
-    """All that decides what a run computes. How it is carried out is `train.Options`."""
+    """All that decides what a run computes. How it is carried out is `train.Options`.
+
+    The first of `metrics` (higher is better) chooses the best checkpoint.
+    """
 
     model: Model
     optimizer: optax.GradientTransformation

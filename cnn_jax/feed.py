@@ -33,10 +33,10 @@ def open_feed(dataset: Dataset, split: str, kind: Kind, readers: int) -> Feed:
     """Put the split on the devices, or leave it on disk.
 
     Args:
-        kind: "auto" holds a split that takes at most a quarter of what a device has free.
+        kind: "auto" holds a split that takes at most a quarter of a device's memory.
         readers: threads that decode a streamed split; 0 for one per core.
     """
-    readers = readers or os.cpu_count() or 1
+    readers = readers or len(os.sched_getaffinity(0))
     if choose(dataset, split, kind) == "resident":
         resident: Any = parallel.replicate(load_resident(dataset, split))
         return Feed(dataset, split, resident, readers)
@@ -44,10 +44,10 @@ def open_feed(dataset: Dataset, split: str, kind: Kind, readers: int) -> Feed:
 
 
 def choose(dataset: Dataset, split: str, kind: Kind) -> Literal["resident", "stream"]:
-    """Decide `auto` by the split's size against the free memory of a device."""
+    """Decide `auto` by the split's size against a device's memory."""
     if kind != "auto":
         return kind
-    fits = split_bytes(dataset, split) <= parallel.free_device_memory() / 4
+    fits = split_bytes(dataset, split) <= parallel.device_memory() / 4
     return "resident" if fits else "stream"
 
 

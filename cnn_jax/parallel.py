@@ -40,12 +40,21 @@ def initialise_processes(
             "--coordinator, --num-processes and --process-id go together: give all three"
         )
     if detect or coordinator is not None:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        try:
+            jax.distributed.initialize(coordinator, num_processes, process_id)
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"cannot join the other processes: {reason}") from error
 
 
 def check_divides(batch_size: int, accumulate: int = 1) -> None:
     """Refuse a batch that cannot be shared equally by all devices and micro-batches."""
     devices = jax.device_count()
+    if jax.local_device_count() * jax.process_count() != devices:
+        raise UserError(
+            f"processes must have equally many devices; this one has {jax.local_device_count()} "
+            f"of {devices}, and there are {jax.process_count()} processes"
+        )
     if batch_size % (devices * accumulate):
         pieces = f" times {accumulate} micro-batches" if accumulate > 1 else ""
         raise UserError(
@@ -100,7 +109,7 @@ def map_replicated(
 
 
 def ahead(blocks: Iterable[T], place: Callable[[T], Any], depth: int = 2) -> Iterator[Any]:
-    """Place `depth` blocks on the devices before they are asked for: copies overlap work."""
+    """Keep `depth` blocks on the devices, the one handed out among them: copies overlap work."""
     placed: deque[Any] = deque()
     for block in blocks:
         placed.append(place(block))
@@ -110,14 +119,21 @@ def ahead(blocks: Iterable[T], place: Callable[[T], Any], depth: int = 2) -> Ite
         yield placed.popleft()
 
 
-def free_device_memory() -> int:
-    """Bytes that one device may hold: its limit on a GPU, its part of the free memory on a CPU."""
-    device = jax.local_devices()[0]
-    stats = device.memory_stats()
+def device_memory() -> int:
+    """Bytes that one device has: a GPU's limit, or a CPU device's part of the machine's memory.
+
+    What is free at the moment does not count, so that a resumed run decides by it as the first
+    did. With several processes it is the least of theirs, so that all decide alike.
+    """
+    stats = jax.local_devices()[0].memory_stats()
     if stats:
-        return int(stats["bytes_limit"] - stats["bytes_in_use"])
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    return free // jax.local_device_count()
+        here = stats["bytes_limit"]
+    else:
+        pages = os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
+        here = os.sysconf("SC_PAGE_SIZE") * pages
+    if jax.process_count() > 1:
+        here = multihost_utils.process_allgather(np.float32(here)).min()
+    return int(here)
 
 
 def barrier(name: str) -> None:

@@ -33,7 +33,11 @@ class Record:
         self._timing = folder / "timing.jsonl"
         for path in (self._metrics, self._timing):
             _cut_after(path, step)
-        self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._tensorboard = SummaryWriter(
+            str(folder / "tensorboard"),
+            purge_step=step + 1,
+            filename_suffix=f".{step}",  # two starts in one second write two files
+        )
         self._progress = Progress(
             BarColumn(bar_width=10),  # so narrow that all fits a terminal of 80 columns
             MofNCompleteColumn(),
@@ -102,6 +106,11 @@ class Record:
         if not self._quiet:
             self._write(step, split, metrics)
             self.say(f"step {step}/{self._total}  {split}: {shown(metrics)}")
+
+    def flush(self) -> None:
+        """Return when TensorBoard's events are on disk; the other files are always."""
+        if not self._quiet:
+            self._tensorboard.flush()
 
     def __enter__(self) -> "Record":
         return self

@@ -9,7 +9,9 @@ tensorboard/      the same curves for TensorBoard
 result.json       the final, exact evaluation
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -18,7 +20,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,53 +59,76 @@ def find_script(config_class: type[Any], build: Callable[..., Any]) -> Path:
 
 
 def default_folder(script: Path, config: Any) -> Path:
-    """`runs/EXPERIMENT-HASH_OF_CONFIG`: the same command resumes, another starts anew."""
-    digest = hashlib.sha256(json.dumps(describe(config), sort_keys=True).encode()).hexdigest()
-    return Path("runs") / f"{script.stem}-{digest[:8]}"
+    """`runs/EXPERIMENT-HASH`, of config and script: the same resumes, another starts anew."""
+    content = json.dumps(to_json(config), sort_keys=True).encode() + script.read_bytes()
+    return Path("runs") / f"{script.stem}-{hashlib.sha256(content).hexdigest()[:8]}"
 
 
-def create(folder: Path, script: Path, config: Any, options: Any) -> None:
-    """Make the run folder, or check that the one there is of the same experiment and config.
+def identity(script: Path, config: Any, dataset: dict[str, Any]) -> dict[str, Any]:
+    """What makes a run the run that it is; `dataset` says of which data."""
+    return {"experiment": script.stem, "config": to_json(config), "dataset": dataset}
+
+
+@contextlib.contextmanager
+def claim(folder: Path, script: Path, identity: dict[str, Any], options: Any) -> Iterator[None]:
+    """Make the run folder, or go on with it, and keep other programs out of it meanwhile.
 
     Raises:
-        UserError: the folder holds another run, or something else.
+        UserError: the folder holds another run or something else, is in use or cannot be written.
     """
-    described = {"experiment": script.stem, "config": describe(config)}
-    if (folder / "config.json").exists():
-        there = _read_config(folder)
-        differences = [
-            f"{name} is {old!r} there and {new!r} here"
-            for name, old, new in _differences(there, described)
-        ]
-        if differences:
-            raise UserError(
-                f"{folder} holds another run ({'; '.join(differences)}): choose another --workdir"
-            )
-        if (folder / "experiment.py").read_bytes() != script.read_bytes():
-            print(
-                f"warning: {script} has changed since the run began; {folder} keeps the old one",
-                file=sys.stderr,
-            )
-        return
-    ours = {"experiment.py", ".config.json"}  # of a start that was killed here
-    if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= ours):
-        raise UserError(f"{folder} is not a run folder and not empty: choose another --workdir")
-    content = described | {"options": describe(options), "environment": environment()}
+    is_new = not (folder / "config.json").exists()
+    if not is_new:
+        check(folder, script, identity)
+    elif folder.exists():
+        ours = {"experiment.py", ".config.json", ".lock"}  # of a start that was killed here
+        if not (folder.is_dir() and {path.name for path in folder.iterdir()} <= ours):
+            raise UserError(f"{folder} is not a run folder and not empty: choose another --workdir")
+    content = identity | {"options": to_json(options), "environment": environment()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "experiment.py").write_bytes(script.read_bytes())
-        # The config comes last and whole: it is what makes the folder a run.
-        (folder / ".config.json").write_text(json.dumps(content, indent=2) + "\n")
-        (folder / ".config.json").replace(folder / "config.json")
+        lock = (folder / ".lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it goes when the process does
+        if is_new:
+            (folder / "experiment.py").write_bytes(script.read_bytes())
+            # The config comes last and whole: it is what makes the folder a run.
+            (folder / ".config.json").write_text(json.dumps(content, indent=2) + "\n")
+            (folder / ".config.json").replace(folder / "config.json")
+    except BlockingIOError as error:
+        raise UserError(f"{folder} is in use: another program is training there") from error
     except OSError as error:
         raise UserError(f"{folder} cannot be made a run folder: {error}") from error
+    with lock:
+        yield
 
 
-def load(folder: Path) -> tuple[Callable[..., Any], Any]:
+def check(folder: Path, script: Path, identity: dict[str, Any]) -> None:
+    """Refuse a folder whose run is of another experiment, config, dataset or script.
+
+    Raises:
+        UserError: it names each difference.
+    """
+    old, new = _flat(_read_config(folder)), _flat(identity)
+    differences = [
+        f"{name} is {old.get(name)!r} there and {new.get(name)!r} here"
+        for name in dict.fromkeys((*new, *old))
+        if old.get(name) != new.get(name)
+    ]
+    if differences:
+        raise UserError(
+            f"{folder} holds another run ({'; '.join(differences)}): choose another --workdir"
+        )
+    if (folder / "experiment.py").read_bytes() != script.read_bytes():
+        raise UserError(
+            f"{script} has changed since the run in {folder} began: choose another --workdir, "
+            f"or take the script back from {folder / 'experiment.py'}"
+        )
+
+
+def load(folder: Path) -> tuple[Callable[..., Any], Any, Path | None]:
     """Import the experiment of a run folder.
 
     Returns:
-        `(build, config)`: `build(config, data_dir)` is the experiment as it was trained.
+        `(build, config, data_dir)`: `build(config, data_dir)` is the experiment as it was trained.
 
     Raises:
         UserError: no run there, or its script cannot be imported here.
@@ -116,18 +141,25 @@ def load(folder: Path) -> tuple[Callable[..., Any], Any]:
     sys.modules[name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-        return module.build, module.Config(**content["config"])
+        config = module.Config(**content["config"])
     except (ImportError, AttributeError, TypeError, SyntaxError, FileNotFoundError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder / 'experiment.py'} cannot be loaded here: {reason}") from error
+    data_dir = content["options"]["data_dir"]
+    return module.build, config, data_dir and Path(data_dir)
 
 
-def describe(scalars: Any) -> dict[str, Any]:
-    """A dataclass of scalars as JSON values."""
-    return {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in dataclasses.asdict(scalars).items()
-    }
+def to_json(scalars: Any) -> dict[str, Any]:
+    """A dataclass of scalars as JSON gives it back: floats as floats, paths absolute."""
+
+    def value_of(field: dataclasses.Field) -> Any:
+        value = getattr(scalars, field.name)
+        if isinstance(value, Path):
+            return str(value.expanduser().absolute())
+        return float(value) if field.type in (float, "float") else value
+
+    values = {field.name: value_of(field) for field in dataclasses.fields(scalars)}
+    return json.loads(json.dumps(values))
 
 
 def environment() -> dict[str, Any]:
@@ -141,6 +173,7 @@ def environment() -> dict[str, Any]:
         "devices": len(devices),
         "cores": len(os.sched_getaffinity(0)),
         "processes": jax.process_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "revision": _git_revision(),
     }
 
@@ -160,16 +193,14 @@ def _git_revision() -> str | None:
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads((folder / "config.json").read_text())
-        return {name: content[name] for name in ("experiment", "config")}
+        return {name: content[name] for name in ("experiment", "config", "dataset", "options")}
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{folder} is not a run folder: it has no config.json") from error
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{folder / 'config.json'} is damaged: {error}") from error
 
 
-def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    if there["experiment"] != here["experiment"]:
-        return [("experiment", there["experiment"], here["experiment"])]
-    old, new = there["config"], here["config"]
-    names = [*new, *(name for name in old if name not in new)]
-    return [(n, old.get(n), new.get(n)) for n in names if old.get(n) != new.get(n)]
+def _flat(identity: dict[str, Any]) -> dict[str, Any]:
+    """One level of names; of different experiments only the names matter."""
+    dataset = {f"the dataset's {name}": value for name, value in identity["dataset"].items()}
+    return {"experiment": identity["experiment"], **identity["config"], **dataset}

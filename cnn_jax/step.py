@@ -15,7 +15,9 @@ from jax import Array, lax
 from cnn_jax.experiment import Experiment, Transform
 from cnn_jax.parallel import AXIS
 
-Batch = dict[str, Array]  # "image" uint8 [b, H, W, C], "label" int32 [b], in evaluation "mask" [b]
+DeviceBatch = dict[
+    str, Array
+]  # "image" uint8 [b, H, W, C], "label" int32 [b], in evaluation "mask" [b]
 
 
 class TrainState(NamedTuple):
@@ -80,11 +82,11 @@ def prepare_images(
 
 
 def train_step(
-    experiment: Experiment, accumulate: int, state: TrainState, batch: Batch
+    experiment: Experiment, accumulate: int, state: TrainState, batch: DeviceBatch
 ) -> TrainState:
     """One optimizer step on the global batch, of which `batch` is this device's equal share.
 
-    With `accumulate` > 1 the share is worked off in that many pieces whose gradients are averaged:
+    With `accumulate` > 1 the share is split into that many pieces, whose gradients are averaged:
     less activation memory and, for models without batch statistics, the same step.
     """
     share = batch["label"].shape[0]
@@ -107,11 +109,11 @@ def train_step(
 
 
 def _gradients(
-    experiment: Experiment, accumulate: int, state: TrainState, batch: Batch, keys: Array
+    experiment: Experiment, accumulate: int, state: TrainState, batch: DeviceBatch, keys: Array
 ) -> tuple[Any, Any, dict[str, Array]]:
     """Gradients of this device's mean loss, the new model state, and the metric sums."""
 
-    def mean_loss(params: Any, model_state: Any, batch: Batch, keys: Array):
+    def mean_loss(params: Any, model_state: Any, batch: DeviceBatch, keys: Array):
         transform_keys, model_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         images = prepare_images(
             experiment, experiment.train_transforms, batch["image"], transform_keys
@@ -146,7 +148,7 @@ def _gradients(
 
 
 def eval_step(
-    experiment: Experiment, params: Any, model_state: Any, batch: Batch
+    experiment: Experiment, params: Any, model_state: Any, batch: DeviceBatch
 ) -> dict[str, Array]:
     """Sums of loss and metrics over the examples of the global batch whose mask is 1; the count."""
     images = prepare_images(experiment, experiment.eval_transforms, batch["image"], keys=None)

@@ -1,4 +1,4 @@
-"""The loop. Here, in `checkpoint.py` and in `record.py` are all the side effects of a run."""
+"""The loop. Its side effects go through `checkpoint.py` and `record.py`."""
 
 import contextlib
 import dataclasses
@@ -25,7 +25,8 @@ from cnn_jax.step import TrainState, init_state, mean_metrics, train_step, zero_
 
 @dataclass(frozen=True)
 class Options:
-    """How a run is carried out. By the laws (README), none of these changes what it computes."""
+    """How a run is carried out. None of these changes the result beyond float32 rounding, but for
+    `accumulate` with batch normalisation; the same options give the same bits."""
 
     workdir: Path | None = None
     """Run folder; the same command resumes what is there. Default: runs/EXPERIMENT-HASH."""
@@ -36,10 +37,10 @@ class Options:
     readers: int = 0
     """Threads that decode streamed images; 0: one per core."""
     steps_per_dispatch: int = 10
-    """Steps that one call of the compiled function makes; what happens every so many steps, below,
-    happens at the next multiple of it."""
+    """Steps that one call of the compiled function makes; the numbers of steps below are rounded
+    up to multiples of it."""
     accumulate: int = 1
-    """Work each batch off in this many pieces, to save memory."""
+    """Split each batch into this many pieces, one after the other, to save memory."""
     log_every: int = 100
     """Steps between lines of training metrics."""
     eval_every: int = 0
@@ -47,7 +48,7 @@ class Options:
     checkpoint_every: int = 0
     """Steps between checkpoints; 0: once per epoch."""
     keep: int = 3
-    """Checkpoints to keep, the last ones; the best is kept besides."""
+    """Checkpoints to keep, the last ones; the best of those at an evaluation is kept besides."""
     eval_batch_size: int = 250
     """Examples per evaluation batch."""
     stop_at: int | None = None
@@ -90,7 +91,8 @@ def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, A
     evaluate = make_evaluator(experiment, options.eval_batch_size)
     cadence = _Cadence.of(experiment, options)
 
-    with contextlib.closing(Checkpoints(folder / "checkpoints", options.keep)) as checkpoints:
+    best = next(iter(experiment.metrics), None)
+    with contextlib.closing(Checkpoints(folder / "checkpoints", options.keep, best)) as checkpoints:
         first_step = checkpoints.latest() or 0
         state: TrainState = jax.jit(lambda: init_state(experiment))()
         if first_step:
@@ -120,14 +122,17 @@ def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, A
                     empty = parallel.replicate(zero_metrics(experiment))
                     state = state._replace(metrics=empty)
                 metrics = {}
-                with record.clock_stopped():
-                    if cadence.is_time(step, cadence.evaluate):
-                        _check_finite(state)
-                        metrics = evaluate(state.params, state.model_state, eval_feed)
-                        record.evaluation(step, eval_feed.split, metrics)
-                    if cadence.is_time(step, cadence.checkpoint) or step == cadence.stop:
-                        _check_finite(state)
-                        checkpoints.save(step, state, metrics)
+                evaluates = cadence.is_time(step, cadence.evaluate)
+                saves = cadence.is_time(step, cadence.checkpoint) or step == cadence.stop
+                if evaluates or saves:
+                    _check_finite(state)  # waits for the devices, so before the clock stops
+                    with record.clock_stopped():
+                        if evaluates:
+                            metrics = evaluate(state.params, state.model_state, eval_feed)
+                            record.evaluation(step, eval_feed.split, metrics)
+                        if saves:
+                            record.flush()  # what a checkpoint is past will not be written again
+                            checkpoints.save(step, state, metrics)
             checkpoints.wait()
             if not metrics:  # stopped between evaluations, or there was nothing left to train
                 metrics = evaluate(state.params, state.model_state, eval_feed)
@@ -212,8 +217,8 @@ def split_into_blocks(start: int, stop: int, size: int) -> Iterator[feeds.Block]
 
 
 def _check_finite(state: TrainState) -> None:
-    step, params_are_finite = int(state.metrics["nonfinite_step"]), _all_finite(state.params)
-    if step < 0 and not params_are_finite:
+    step = int(state.metrics["nonfinite_step"])
+    if step < 0 and not _all_finite((state.params, state.model_state)):
         step = int(state.step) - 1
     if step >= 0:
         raise UserError(
@@ -228,8 +233,9 @@ def _all_finite(tree: Any) -> Array:
 
 
 def _opening_line(experiment: Experiment, feed: feeds.Feed, first_step: int) -> str:
-    size = feeds.split_bytes(feed.dataset, feed.split) / 1e6
-    how = f"resident on the device, {size:,.0f} MB" if feed.resident else "streamed"
+    size = feeds.split_bytes(feed.dataset, feed.split)
+    size = f"{size / 1e6:,.0f} MB" if size > 1e6 else f"{size / 1e3:,.0f} kB"
+    how = f"resident on the device, {size}" if feed.resident else f"streamed, {size}"
     devices = jax.device_count()
     start = f"resuming at step {first_step}" if first_step else "starting"
     return (

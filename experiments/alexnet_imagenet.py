@@ -1,4 +1,5 @@
-"""AlexNet (2012, two towers) on ImageNet, ILSVRC-2012, with the paper's recipe.
+"""AlexNet (2012, two towers) on ImageNet (ILSVRC-2012), with the paper's recipe but for
+its colour augmentation.
 
     python -m cnn_jax data prepare imagenet2012 --manual-dir FOLDER_OF_ILSVRC_TARS
     python -m experiments.alexnet_imagenet --dtype bfloat16
@@ -9,6 +10,7 @@ network with ten views (Krizhevsky et al. 2012, table 2); the evaluation here is
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import jax.numpy as jnp
 import optax
@@ -26,18 +28,18 @@ class Config:
     dataset: str = "imagenet2012"
     train_split: str = "train"
     eval_split: str = "validation"
-    stored_size: int = 256  # photographs: shorter side to this, then the central square
+    read_size: int = 256  # photographs: shorter side to this, then the central square
     image_size: int = 224  # pixels of the crop
     epochs: float = 90
     batch_size: int = 128
     learning_rate: float = 0.01  # a tenth after each quarter of the epochs
     weight_decay: float = 0.0005
-    dtype: str = "float32"  # "bfloat16" on GPUs that have it
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation
     seed: int = 0
 
 
 def build(config: Config, data_dir: Path | None = None) -> Experiment:
-    dataset = load_dataset(config.dataset, data_dir, config.stored_size)
+    dataset = load_dataset(config.dataset, data_dir, config.read_size)
     examples = dataset.num_examples(config.train_split)
     steps = epochs_to_steps(config.epochs, examples, config.batch_size)
     # The paper divides by ten when the validation error stops falling, three times in all.

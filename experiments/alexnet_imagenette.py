@@ -9,6 +9,7 @@ crop in evaluation. The default size is what two CPU cores can train in under an
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ class Config:
     warmup_epochs: float = 1
     weight_decay: float = 0.05
     clip_norm: float = 1.0  # of the gradient over all parameters
-    dtype: str = "float32"  # "bfloat16" on GPUs that have it
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation
     seed: int = 0
 
 
@@ -42,7 +43,7 @@ def build(config: Config, data_dir: Path | None = None) -> Experiment:
     dataset = load_dataset(config.dataset, data_dir)
     examples = dataset.num_examples(config.train_split)
     steps = epochs_to_steps(config.epochs, examples, config.batch_size)
-    warmup = epochs_to_steps(config.warmup_epochs, examples, config.batch_size)
+    warmup = min(steps - 1, round(config.warmup_epochs * examples / config.batch_size))
     schedule = optax.warmup_cosine_decay_schedule(0, config.peak_learning_rate, warmup, steps)
     return Experiment(
         model=AlexNet2014(

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from cnn_jax.errors import UserError
+
 Transform = Callable[[jax.Array | None, jax.Array], jax.Array]
 
 
@@ -28,7 +30,7 @@ def resize(height: int, width: int | None = None) -> Transform:
 def centre_crop(size: int) -> Transform:
     """The central [size, size, C]; nearer to the top left by half a pixel if it has to be.
 
-    The transform raises ValueError for an image smaller than `size`.
+    The transform raises UserError for an image smaller than `size`.
     """
 
     def transform(key: jax.Array | None, image: jax.Array) -> jax.Array:
@@ -42,7 +44,7 @@ def centre_crop(size: int) -> Transform:
 def random_crop(size: int, padding: int = 0) -> Transform:
     """A [size, size, C] window at a uniform place, after `padding` zeros on each side.
 
-    Without padding: Krizhevsky et al. 2012, section 4.1. The transform raises ValueError for a
+    Without padding: Krizhevsky et al. 2012, section 4.1. The transform raises UserError for a
     padded image smaller than `size`.
     """
 
@@ -79,7 +81,7 @@ def random_flip() -> Transform:
 def _check_crop(size: int, shape: tuple[int, ...]) -> tuple[int, int, int]:
     height, width, channels = shape
     if size > min(height, width):
-        raise ValueError(f"cannot crop {size} x {size} from an image of {height} x {width}")
+        raise UserError(f"cannot crop {size} x {size} from an image of {height} x {width}")
     return height, width, channels
 
 

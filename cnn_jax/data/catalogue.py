@@ -31,9 +31,10 @@ def list_datasets(data_dir: str | os.PathLike | None = None) -> list[Listing]:
 def describe(name: str, data_dir: str | os.PathLike | None = None) -> dict[str, Any]:
     """All that is known of a prepared dataset, ready to print or to write as JSON.
 
-    Raises UserError if it is not prepared.
+    Images that vary in size are described as `load_dataset` with size 256 delivers them. Raises
+    UserError if it is not prepared.
     """
-    dataset = prepared.read_dataset(name, data_dir)
+    dataset = prepared.read_dataset(name, data_dir, size_if_varying=prepared.PHOTOGRAPH_SIZE)
     folder = dataset.folder
     assert folder is not None  # load_dataset reads from a folder
     splits = {split: sum(lengths) for split, lengths in dataset.shard_lengths.items()}

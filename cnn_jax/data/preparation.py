@@ -23,7 +23,6 @@ from cnn_jax.data.datasets import Dataset
 from cnn_jax.errors import UserError
 
 _PROBE_SECONDS = 5.0
-PHOTOGRAPH_SIZE = 256  # Krizhevsky et al. 2012, section 2
 
 
 def load_dataset(
@@ -62,7 +61,7 @@ def prepare(
     if not is_folder and (size is not None or channels != 3):
         raise UserError(f"size and channels are for folder/NAME; {name!r} has its own")
     if found := prepared.find(name, root):
-        dataset = prepared.read_dataset(name, data_dir)
+        dataset = prepared.read_dataset(name, data_dir, size_if_varying=prepared.PHOTOGRAPH_SIZE)
         stored_size, _, stored_channels = dataset.image_shape
         if size not in (None, stored_size) or channels not in (3, stored_channels):
             raise UserError(
@@ -84,7 +83,7 @@ def prepare(
             _prepare_stock(name, manual, root)
         except ModuleNotFoundError as error:
             raise UserError(f"{name!r} needs one more package to prepare: {error}") from error
-    dataset = prepared.read_dataset(name, data_dir)
+    dataset = prepared.read_dataset(name, data_dir, size_if_varying=prepared.PHOTOGRAPH_SIZE)
     counts = ", ".join(f"{sum(n):,} {split}" for split, n in dataset.shard_lengths.items())
     print(f"{name} {dataset.version} is prepared in {dataset.folder}: {counts}")
     return dataset
@@ -101,7 +100,7 @@ def prepare_embedded(root: Path) -> None:
 def _prepare_folder(
     name: str, manual: Path | None, root: Path, size: int | None, channels: int
 ) -> None:
-    size = PHOTOGRAPH_SIZE if size is None else size
+    size = prepared.PHOTOGRAPH_SIZE if size is None else size
     if not re.fullmatch(r"folder/\w[\w.-]*", name):
         raise UserError(f"{name!r}: the name after folder/ is made of letters, digits, _, - and .")
     if size < 1 or channels not in (1, 3):

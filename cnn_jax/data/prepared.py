@@ -1,6 +1,7 @@
 """Reading what is prepared on disk in TFDS's ArrayRecord format, ours or TFDS's own."""
 
 import json
+import math
 import os
 import re
 from dataclasses import asdict
@@ -13,6 +14,8 @@ import numpy as np
 from cnn_jax.data import derived, statistics
 from cnn_jax.data.datasets import Batch, Dataset, Fetch, Source
 from cnn_jax.errors import UserError
+
+PHOTOGRAPH_SIZE = 256  # where nobody says another: Krizhevsky et al. 2012, section 2
 
 # What the package prepares by itself, and the files its preparation reads. Any other name is a
 # builder of TFDS's own, which needs TensorFlow to prepare.
@@ -44,9 +47,15 @@ def find(name: str, root: Path) -> Path | None:
 
 
 def read_dataset(
-    name: str, data_dir: str | os.PathLike | None = None, size: int | None = None
+    name: str,
+    data_dir: str | os.PathLike | None = None,
+    size: int | None = None,
+    size_if_varying: int | None = None,
 ) -> Dataset:
-    """What `preparation.load_dataset` says, of a dataset that is prepared."""
+    """What `preparation.load_dataset` says, of a dataset that is prepared.
+
+    `size_if_varying` stands in for `size` where images vary in size.
+    """
     if size is not None and size < 1:
         raise UserError(f"size must be positive, got {size}")
     root = data_root(data_dir)
@@ -77,6 +86,8 @@ def read_dataset(
     if not isinstance(label, tfds.features.ClassLabel):
         raise UserError(f"{label_key!r} of dataset {name!r} is no class label, but {label}")
     height, width, channels = cast(tuple[int, int, int], image.shape)
+    if size is None and (height is None or width is None):
+        size = size_if_varying
     if size is not None:
         height = width = size
     if height is None or width is None:
@@ -180,6 +191,8 @@ def _cached_statistics(
                 )
         except (OSError, ValueError, KeyError, TypeError):
             continue  # absent, or not ours: measured again
+    if len(train) * math.prod(shape) > 1e9:
+        print(f"{name}: measuring mean and deviation of {len(train):,} images, once", flush=True)
     measured = statistics.measure(train.chunks(), origin)
     text = json.dumps({**asdict(measured), "stamp": stamp}, indent=2) + "\n"
     for path in places:

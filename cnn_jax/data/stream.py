@@ -6,7 +6,7 @@ import numpy as np
 
 from cnn_jax.data.datasets import Batch, Source
 
-_AHEAD = 2  # batches kept ready for each reader
+_AHEAD = 2  # batches kept ready besides those that readers are at work on
 
 
 def stream(
@@ -41,6 +41,6 @@ class _Batches:
 def _read_ahead(batches: _Batches, readers: int) -> Generator[Batch, None, None]:
     import grain  # slow to import, and resident training does without
 
-    options = grain.ReadOptions(num_threads=readers, prefetch_buffer_size=_AHEAD * readers)
+    options = grain.ReadOptions(num_threads=readers, prefetch_buffer_size=readers + _AHEAD)
     # `yield from` hands a close() of this generator on to Grain's iterator.
     yield from grain.MapDataset.source(batches).to_iter_dataset(options)

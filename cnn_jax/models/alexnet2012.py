@@ -43,7 +43,7 @@ class AlexNet2012(nn.Module):
     `kernel_init=nn.initializers.he_normal(), hidden_bias=0.0`. dtype: what the network computes in;
     parameters are float32 regardless.
 
-    Raises ValueError for images smaller than 64x64.
+    Raises UserError for images smaller than 64x64.
     """
 
     classes: int = 1000

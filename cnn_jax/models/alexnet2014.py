@@ -38,7 +38,7 @@ class AlexNet2014(nn.Module):
     `nn.initializers.he_normal()`, draws the kernels, and biases start at 0. dtype: what the network
     computes in; parameters are float32 regardless.
 
-    Raises ValueError for images smaller than 63x63.
+    Raises UserError for images smaller than 63x63.
     """
 
     classes: int = 1000

@@ -18,10 +18,9 @@ from flax.typing import Initializer
 from jax import lax
 from jax.typing import DTypeLike
 
+from cnn_jax.errors import UserError
 from cnn_jax.models import cpu_forms
-
-Pair = tuple[int, int]
-Pads = tuple[Pair, Pair]
+from cnn_jax.models.cpu_forms import Pads, Pair
 
 
 def convolve(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads, groups: int) -> jax.Array:
@@ -215,10 +214,10 @@ class Dropout(nn.Module):
 
 
 def check_image_size(model: nn.Module, images: jax.Array, smallest: int) -> None:
-    """Raise ValueError if images [B, H, W, C] are smaller than the model's layers can take."""
+    """Raise UserError if images [B, H, W, C] are smaller than the model's layers can take."""
     height, width = images.shape[1:3]
     if min(height, width) < smallest:
-        raise ValueError(
+        raise UserError(
             f"{type(model).__name__} needs images of at least {smallest}x{smallest} pixels, "
             f"got {height}x{width}"
         )

@@ -38,7 +38,7 @@ class LeNet5(nn.Module):
     each side of the image, 2 for 28x28 images, 0 for the paper's 32x32. dtype: what the network
     computes in; parameters are float32 regardless.
 
-    Raises ValueError for images smaller than 16 pixels, padding included.
+    Raises UserError for images smaller than 16 pixels, padding included.
     """
 
     classes: int = 10

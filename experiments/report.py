@@ -56,18 +56,23 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def accuracy(record: dict[str, Any]) -> str:
+    """Mean and, of several seeds, standard deviation, in per cent: as scripts claim it."""
+    accuracies = [100 * run["accuracy"] for run in record["runs"]]
+    text = f"{statistics.mean(accuracies):.2f} %"
+    if len(accuracies) > 1:
+        text += f" ± {statistics.stdev(accuracies):.2f}"
+    return text
+
+
 def _cells(record: dict[str, Any]) -> list[str]:
     name, environment, runs = record["experiment"], record["environment"], record["runs"]
-    accuracies = [100 * run["accuracy"] for run in runs]
-    accuracy = f"{statistics.mean(accuracies):.2f} %"
-    if len(runs) > 1:
-        accuracy += f" ± {statistics.stdev(accuracies):.2f}"
     seconds = statistics.median(run["seconds"] for run in runs)
     cores = f", {environment['cores']} cores" if environment["platform"] == "cpu" else ""
     return [
         f"[`{name}`](experiments/{name}.py)",
         f"{record['parameters']:,}",
-        f"{accuracy} of {record['count']:,}",
+        f"{accuracy(record)} of {record['count']:,}",
         str(len(runs)),
         f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min",
         f"{environment['devices']} × {environment['device']}{cores}",

@@ -1,0 +1,62 @@
+"""One CPU device, no network, and data and caches in a folder that goes away with the session."""
+
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_SCRATCH = tempfile.TemporaryDirectory(prefix="cnn_jax_tests_")
+
+# Before JAX is imported, and for the processes that tests start. The cache spares them most of
+# their compiling; it holds nothing from before this session.
+os.environ |= {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "",
+    "TFDS_DATA_DIR": f"{_SCRATCH.name}/data",
+    "JAX_COMPILATION_CACHE_DIR": f"{_SCRATCH.name}/compiled",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """Connections that would leave this machine raise."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "connect_ex"):
+            patch.setattr(socket.socket, name, _only_loopback(getattr(socket.socket, name)))
+        yield
+
+
+def _only_loopback(connect: Callable[..., Any]) -> Callable[..., Any]:
+    def connect_or_raise(self: socket.socket, address: Any) -> Any:
+        inside = self.family == socket.AF_UNIX or address[0] in ("127.0.0.1", "::1", "localhost")
+        if not inside:
+            raise RuntimeError(f"a test opened a connection to {address}")
+        return connect(self, address)
+
+    return connect_or_raise
+
+
+@pytest.fixture
+def quick_compilation() -> Iterator[None]:
+    """XLA at half its effort, for tests that compile much and compute little."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of `tiny.py` on one device; not to be changed."""
+    import programs
+
+    folder = tmp_path_factory.mktemp("tiny") / "run"
+    programs.train_tiny(folder)
+    return folder

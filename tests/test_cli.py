@@ -1,0 +1,242 @@
+"""What a user gets wrong ends in one clear line and exit code 2, with nothing written."""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from cnn_jax import cli, runs
+from cnn_jax.errors import UserError
+from cnn_jax.train import Options
+
+
+def refused(arguments: list[object], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a call of `tiny.py` ends with."""
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(tiny.Config, tiny.build, tiny.OPTIONS, arguments=list(map(str, arguments)))
+    assert exit_.value.code == 2
+    said = capsys.readouterr()
+    (line,) = said.err.splitlines()
+    assert line.startswith("error: ") and "Traceback" not in said.out
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--learning-rat", "1"], ["--learning-rat"]),
+        (["--batch-size", "many"], ["--batch-size", "many"]),
+        (["--feed", "drip"], ["--feed", "drip"]),
+        (["surplus"], ["surplus"]),
+        (
+            ["--dataset", "mnist"],
+            ["'mnist' is not prepared", "python -m cnn_jax data prepare mnist"],
+        ),
+        (["--dataset", "folder/x"], ["python -m cnn_jax data prepare folder/x"]),
+        (["--eval-split", "validation"], ["no split 'validation'", "train", "test"]),
+        (["--train-split", "training"], ["no split 'training'", "train", "test"]),
+        (["--train-split", "train[:0%]"], ["train[:0%]", "no examples"]),
+        (["--coordinator", "localhost:1"], ["--coordinator", "--num-processes", "--process-id"]),
+        (["--process-id", "1"], ["--coordinator", "--num-processes", "--process-id"]),
+        (["--accumulate", "5"], ["24", "5 micro-batches"]),
+        (["--batch-size", "0"], ["at least 1"]),
+        (["--steps", "0"], ["at least 1"]),
+    ],
+    ids=lambda value: " ".join(value) if value[0].startswith("-") else "",
+)
+def test_a_mistake_in_the_flags(
+    arguments: list[str],
+    words: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = refused(["--workdir", tmp_path / "run", *arguments], capsys)
+    assert all(word in line for word in words), line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "least"),
+    [
+        ("--steps-per-dispatch", 1),
+        ("--accumulate", 1),
+        ("--log-every", 1),
+        ("--eval-every", 0),
+        ("--checkpoint-every", 0),
+        ("--keep", 1),
+        ("--eval-batch-size", 1),
+        ("--readers", 0),
+        ("--stop-at", 1),
+    ],
+)
+def test_a_number_that_makes_no_sense(
+    flag: str, least: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(["--workdir", tmp_path / "run", flag, least - 1], capsys)
+    assert flag in line and f"at least {least}" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_config_in_the_same_folder(
+    tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = content(tiny_run)
+    line = refused(["--workdir", tiny_run, "--seed", 3, "--learning-rate", 0.5], capsys)
+    assert "seed is 0 there and 3 here" in line
+    assert "learning_rate is 0.1 there and 0.5 here" in line
+    assert content(tiny_run) == before
+
+
+def content(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_another_experiment_in_the_same_folder(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"experiment": "lenet5_mnist"}))
+    line = refused(["--workdir", run], capsys)
+    assert "experiment is 'lenet5_mnist' there and 'tiny' here" in line
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "checkpoints", "experiment.py.bak"])
+def test_a_folder_of_something_else(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("mine")
+    assert "not a run folder and not empty" in refused(["--workdir", tmp_path], capsys)
+    assert content(tmp_path) == {tmp_path / name: b"mine"}
+
+
+def test_a_file_for_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").write_text("mine")
+    assert "not a run folder" in refused(["--workdir", tmp_path / "run"], capsys)
+    assert "run" in refused(["--workdir", tmp_path / "run" / "below"], capsys)
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+@pytest.mark.parametrize("text", ["", '{"experiment": "ti', "[]", "{}"])
+def test_a_damaged_config(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(text)
+    assert "config.json is damaged" in refused(["--workdir", tmp_path], capsys)
+    assert content(tmp_path) == {tmp_path / "config.json": text.encode()}
+
+
+def test_a_loss_that_is_no_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--workdir", tmp_path / "run", "--learning-rate", 1e30, "--clip-norm", 1e30]
+    assert "the loss is not finite at step 1:" in refused([*flags, "--steps", 6], capsys)
+
+
+# ---- the run folder ----
+
+
+SCRIPT = Path(tiny.__file__)
+IDENTITY = runs.identity(SCRIPT, tiny.Config(), {"name": "digits"})
+
+
+def claim(folder: Path) -> contextlib.AbstractContextManager[None]:
+    return runs.claim(folder, SCRIPT, IDENTITY, tiny.OPTIONS)
+
+
+def test_a_start_that_was_killed_before_its_config_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed half-way through each of the files that a start writes, one after the other."""
+    writes_left = 0
+
+    def killing(write: Callable[[Path, Any], int]) -> Callable[[Path, Any], int]:
+        def write_or_half(path: Path, content: Any) -> int:
+            nonlocal writes_left
+            writes_left -= 1
+            if writes_left >= 0:
+                return write(path, content)
+            write(path, content[: len(content) // 2])
+            raise KeyboardInterrupt
+
+        return write_or_half
+
+    for name in ("write_bytes", "write_text"):
+        monkeypatch.setattr(Path, name, killing(getattr(Path, name)))
+    for writes_left in (0, 1):  # noqa: B007 (counted down above)
+        with pytest.raises(KeyboardInterrupt), claim(tmp_path / "run"):
+            pass
+    writes_left = 2
+    with claim(tmp_path / "run"):
+        build, config, data_dir = runs.load(tmp_path / "run")
+    assert vars(config) == vars(tiny.Config()) and callable(build) and data_dir is None
+    assert (tmp_path / "run" / "experiment.py").read_bytes() == SCRIPT.read_bytes()
+
+
+def test_two_programs_do_not_train_in_one_folder(tmp_path: Path) -> None:
+    with claim(tmp_path / "run"):
+        with pytest.raises(UserError, match="is in use"), claim(tmp_path / "run"):
+            pass
+    with claim(tmp_path / "run"):
+        pass
+
+
+def test_other_data_are_another_run(tmp_path: Path) -> None:
+    with claim(tmp_path / "run"):
+        other = runs.identity(SCRIPT, tiny.Config(), {"name": "digits, corrected"})
+        with pytest.raises(UserError, match="dataset's name is 'digits' there and 'digits, corr"):
+            runs.check(tmp_path / "run", SCRIPT, other)
+
+
+def test_a_script_that_changed_since_is_another_run(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    (run / "experiment.py").write_text(SCRIPT.read_text() + "# as it was\n")
+    assert "has changed since the run" in refused(["--workdir", run], capsys)
+
+
+def test_a_run_says_what_it_was_made_of(tiny_run: Path) -> None:
+    described = json.loads((tiny_run / "config.json").read_text())
+    assert described["experiment"] == "tiny"
+    assert described["config"] == dataclasses.asdict(tiny.Config())
+    assert described["options"]["steps_per_dispatch"] == tiny.OPTIONS.steps_per_dispatch
+    data = tiny.build(tiny.Config()).dataset
+    assert described["dataset"] == {
+        "name": "digits",
+        "version": data.version,
+        "sha256": data.statistics.sha256,
+        "train": 1437,
+        "eval": 360,
+    }
+    assert described["environment"]["devices"] == 1
+    assert described["environment"]["packages"].keys() == set(runs.PACKAGES)
+
+
+def test_the_default_folder_follows_config_and_script(tmp_path: Path) -> None:
+    changed = tmp_path / "tiny.py"
+    changed.write_text(SCRIPT.read_text() + "# changed\n")
+    cases = [(SCRIPT, 0), (SCRIPT, 0), (SCRIPT, 1), (changed, 0)]
+    folders = {runs.default_folder(script, tiny.Config(seed=seed)) for script, seed in cases}
+    assert len(folders) == 3
+    assert all(folder.parent == Path("runs") and folder.name[:5] == "tiny-" for folder in folders)
+
+
+def test_numbers_are_the_same_however_they_are_written() -> None:
+    assert runs.to_json(tiny.Config(learning_rate=1)) == runs.to_json(
+        tiny.Config(learning_rate=1.0)
+    )
+    described = runs.to_json(Options(workdir=Path("here")))
+    assert described["workdir"] == str(Path.cwd() / "here") and described["data_dir"] is None
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_names_every_flag(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(tiny.Config, tiny.build, tiny.OPTIONS, arguments=[flag])
+    assert not exit_.value.code
+    shown = capsys.readouterr().out
+    for field in (*dataclasses.fields(tiny.Config), *dataclasses.fields(Options)):
+        assert "--" + field.name.replace("_", "-") in shown

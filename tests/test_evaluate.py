@@ -1,0 +1,205 @@
+"""The evaluation law: every example counts exactly once, however many are looked at together."""
+
+import json
+import shutil
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import programs
+import pytest
+import tiny
+
+from cnn_jax import __main__ as program
+from cnn_jax import runs
+from cnn_jax.checkpoint import Checkpoints
+from cnn_jax.evaluate import evaluate_run
+from cnn_jax.experiment import Experiment
+from cnn_jax.record import read_lines
+from cnn_jax.step import init_state
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    result = json.loads((folder / "result.json").read_text())
+    return {name: result[name] for name in ("step", "split", "loss", "accuracy", "top5", "count")}
+
+
+def logits_of(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Logits [n, classes] and labels [n] of a finished run, by the model alone."""
+    build, config, data_dir = runs.load(folder)
+    experiment: Experiment = build(config, data_dir)
+    with closing(Checkpoints(folder / "checkpoints", read_only=True)) as checkpoints:
+        step = checkpoints.latest()
+        assert step is not None
+        state = checkpoints.restore(step, init_state(experiment))
+    batch = experiment.dataset.open(split).read(range(experiment.dataset.num_examples(split)))
+    mean, std = (np.array(x, np.float32) for x in (experiment.dataset.mean, experiment.dataset.std))
+    images = (batch["image"] / np.float32(255) - mean) / std
+    variables = {"params": state.params, **state.model_state}
+    apply = jax.jit(partial(experiment.model.apply, train=False, keys=None, mutable=[]))
+    logits, _ = apply(variables, images)
+    return np.asarray(logits, np.float64), batch["label"]
+
+
+@pytest.mark.parametrize("split", ["test", "train[:500]"])
+def test_an_evaluation_is_what_numpy_makes_of_the_logits(split: str, tiny_run: Path) -> None:
+    logits, labels = logits_of(tiny_run, split)
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    own = logits[np.arange(len(labels)), labels]
+    result = evaluate_run(tiny_run, split)
+    assert result["count"] == len(labels) == {"test": 360, "train[:500]": 500}[split]
+    assert result["accuracy"] == pytest.approx((logits.argmax(-1) == labels).mean(), abs=1e-12)
+    assert result["top5"] == pytest.approx(((logits > own[:, None]).sum(-1) < 5).mean(), abs=1e-12)
+    loss = -np.log(probabilities[np.arange(len(labels)), labels]).mean()
+    assert result["loss"] == pytest.approx(loss, abs=1e-6)
+
+
+@pytest.mark.parametrize("feed", ["resident", "stream"])
+@pytest.mark.parametrize("batch_size", [1, 7, 100, 1000])
+def test_the_batch_size_does_not_show(batch_size: int, feed: Any, tiny_run: Path) -> None:
+    expected = result_of(tiny_run)
+    assert expected["count"] == 360 and 360 % 7 and 360 % 100
+    result = evaluate_run(tiny_run, batch_size=batch_size, kind=feed)
+    for exact in ("step", "split", "count", "accuracy", "top5"):
+        assert result[exact] == expected[exact]
+    assert result["loss"] == pytest.approx(expected["loss"], abs=1e-6)
+
+
+def evaluated(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
+    program.main(["evaluate", *map(str, arguments), "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_program_repeats_the_result(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluated(capsys, tiny_run) == {"run": str(tiny_run), **result_of(tiny_run)}
+
+
+def test_the_program_evaluates_earlier_checkpoints(
+    tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (line,) = (
+        line
+        for line in read_lines(tiny_run / "metrics.jsonl")
+        if (line["step"], line["split"]) == (6, "test")
+    )
+    assert evaluated(capsys, tiny_run, "--step", 6) == {"run": str(tiny_run), **line}
+
+
+def test_the_program_evaluates_the_best_checkpoint(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    with closing(Checkpoints(run / "checkpoints", best="accuracy")) as checkpoints:
+        state = checkpoints.restore(6, init_state(tiny.build(tiny.Config())))
+        checkpoints.save(13, state, {"accuracy": 0.0})
+    assert evaluated(capsys, run)["step"] == 13
+    assert evaluated(capsys, run, "--step", "best") == {"run": str(run), **result_of(tiny_run)}
+
+
+def test_data_are_looked_for_where_the_run_had_them(tiny_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    described = json.loads((run / "config.json").read_text())
+    described["options"]["data_dir"] = str(tmp_path / "data")
+    (run / "config.json").write_text(json.dumps(described))
+    assert evaluate_run(run)["loss"] == result_of(tiny_run)["loss"]
+    assert (tmp_path / "data" / "digits").exists()
+    evaluate_run(run, data_dir=tmp_path / "elsewhere")
+    assert (tmp_path / "elsewhere" / "digits").exists()
+
+
+def test_the_program_evaluates_other_splits(
+    tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = evaluated(capsys, tiny_run, "--split", "train")
+    assert (result["split"], result["count"]) == ("train", 1437)
+
+
+def test_the_program_prints_a_table(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program.main(["evaluate", str(tiny_run)])
+    table = capsys.readouterr().out
+    assert f"{result_of(tiny_run)['loss']:.6g}" in table and "360" in table
+
+
+def test_on_several_devices_every_example_counts_once(tiny_run: Path) -> None:
+    command = ("-m", "cnn_jax", "evaluate", tiny_run, "--json", "--batch-size", 7)
+    result = json.loads(programs.succeed(programs.start(*command, devices=4)))
+    expected = result_of(tiny_run)
+    assert result["loss"] == pytest.approx(expected["loss"], abs=1e-6)
+    assert (result["accuracy"], result["count"]) == (expected["accuracy"], expected["count"])
+
+
+def test_evaluating_changes_nothing_in_the_folder(tiny_run: Path) -> None:
+    def content() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in tiny_run.rglob("*") if path.is_file()}
+
+    before = content()
+    evaluate_run(tiny_run)
+    assert content() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--step", "7"], "no checkpoint of step 7; there are: 6, 12"),
+        (["--split", "validation"], "has no split 'validation'"),
+        (["--batch-size", "0"], "--batch-size must be at least 1"),
+        (["--nonsense", "1"], "nonsense"),
+        (["--step", "six"], "six"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_in_one_line(
+    arguments: list[str], message: str, tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_refused(["evaluate", str(tiny_run), *arguments], message, capsys)
+
+
+def test_what_is_no_run_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_refused(["evaluate", str(tmp_path)], "is not a run folder", capsys)
+    assert_refused(["evaluate", str(tmp_path / "absent")], "is not a run folder", capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", '{"experiment": "tiny"', "[]", "{}", '{"experiment": 3}']
+)
+def test_a_damaged_config_is_refused_in_one_line(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(content)
+    (tmp_path / "experiment.py").write_text("")
+    assert_refused(["evaluate", str(tmp_path)], "", capsys)
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [("import absent_module", "absent_module"), ("", "Config"), ("if:", "invalid syntax")],
+    ids=["import", "empty", "syntax"],
+)
+def test_a_script_that_does_not_load_is_refused_in_one_line(
+    script: str, message: str, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_bytes((tiny_run / "config.json").read_bytes())
+    (tmp_path / "experiment.py").write_text(script)
+    assert_refused(["evaluate", str(tmp_path)], message, capsys)
+
+
+def test_a_run_without_a_checkpoint_is_refused_in_one_line(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("config.json", "experiment.py"):
+        (tmp_path / name).write_bytes((tiny_run / name).read_bytes())
+    assert_refused(["evaluate", str(tmp_path)], "no checkpoint", capsys)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "experiment.py"}
+
+
+def assert_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        program.main(arguments)
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and message in line

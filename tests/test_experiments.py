@@ -1,0 +1,98 @@
+"""Every script in experiments/ trains, on noise of the shape of its dataset."""
+
+import ast
+import dataclasses
+import importlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from cnn_jax.checkpoint import Checkpoints
+from cnn_jax.data import Dataset, array_dataset
+from cnn_jax.experiment import Experiment
+from cnn_jax.record import read_lines
+from cnn_jax.train import Options, train
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+FOLDER = Path(__file__).parents[1] / "experiments"
+SCRIPTS = {path.stem: path for path in FOLDER.glob("*.py")}
+
+
+class Row(NamedTuple):
+    """The shape of the images, and what makes the experiment small."""
+
+    image_shape: tuple[int, int, int]
+    changes: Mapping[str, Any]
+
+
+TABLE = {
+    "lenet5_digits": Row((8, 8, 1), {"batch_size": 4}),
+    "lenet5_mnist": Row((28, 28, 1), {"batch_size": 4}),
+    "lenet5_fashion_mnist": Row((28, 28, 1), {"batch_size": 4}),
+    "mlp_mnist": Row((28, 28, 1), {"batch_size": 4, "hidden_units": 8}),
+    "alexnet_imagenette": Row((68, 68, 3), {"batch_size": 2, "image_size": 64}),
+    "alexnet_imagenet": Row((68, 68, 3), {"batch_size": 2, "image_size": 64}),
+}
+OTHERS = {"__init__", "report"}
+
+
+def noise(config: Any, image_shape: tuple[int, int, int]) -> Dataset:
+    random = np.random.default_rng(0)
+    splits = {
+        split: (random.integers(0, 256, (count, *image_shape)).astype(np.uint8), np.arange(count))
+        for split, count in ((config.train_split, 10), (config.eval_split, 3))
+    }
+    return array_dataset(config.dataset, splits, "abcdefghij")
+
+
+def build(name: str, monkeypatch: pytest.MonkeyPatch) -> Experiment:
+    script = importlib.import_module(f"experiments.{name}")
+    row = TABLE[name]
+    config = script.Config(**row.changes)
+
+    def load_dataset(*args: Any) -> Dataset:
+        assert args[0] == config.dataset and args[1] == Path("elsewhere")
+        return noise(config, row.image_shape)
+
+    monkeypatch.setattr(sys.modules[script.build.__module__], "load_dataset", load_dataset)
+    return script.build(config, Path("elsewhere"))
+
+
+def test_every_script_has_a_row() -> None:
+    assert SCRIPTS.keys() == TABLE.keys() | OTHERS
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_script_trains(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = build(name, monkeypatch)
+    assert experiment.steps > 2
+    monkeypatch.setattr(Checkpoints, "save", lambda *_: None)  # hundreds of megabytes of AlexNet
+    options = Options(steps_per_dispatch=1, log_every=1)
+    result = train(dataclasses.replace(experiment, steps=2), tmp_path, options)
+    assert (result["step"], result["split"], result["count"]) == (2, experiment.eval_split, 3)
+    losses = [line["loss"] for line in read_lines(tmp_path / "metrics.jsonl")]
+    assert len(losses) == 3 and np.isfinite(losses).all()
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_script_is_short_and_says_how_it_is_run(name: str) -> None:
+    text = SCRIPTS[name].read_text()
+    assert len(text.splitlines()) <= 70
+    about = ast.get_docstring(ast.parse(text))
+    assert about is not None and f"python -m experiments.{name}" in about
+    assert text.rstrip().splitlines()[-2] == 'if __name__ == "__main__":'
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_config_is_frozen_and_holds_scalars(name: str) -> None:
+    config = importlib.import_module(f"experiments.{name}").Config()
+    values = dataclasses.asdict(config).values()
+    assert {type(value) for value in values} <= {str, int, float, bool}
+    assert config.seed == 0
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.seed = 1

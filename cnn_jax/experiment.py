@@ -14,13 +14,14 @@ import optax
 from jax import Array
 
 from cnn_jax.data import Dataset
-from cnn_jax.data.augment import Transform
+from cnn_jax.data.augment import ByLabel, Transform
 from cnn_jax.errors import UserError
 from cnn_jax.losses import softmax_cross_entropy
 from cnn_jax.metrics import accuracy, top_k
 
 Variables = Mapping[str, Any]  # {"params": …, and other collections: the model's state}
 PerExample = Callable[[Array, Array], Array]  # (logits [B, classes], labels [B]) -> [B]
+BeforeEpoch = Callable[[Any, Callable[[], Mapping[str, float]]], Any]
 
 
 class Model(Protocol):
@@ -59,6 +60,11 @@ class Experiment:
     """All that decides what a run computes. How it is carried out is `train.Options`.
 
     The first of `metrics` (higher is better) chooses the best checkpoint.
+
+    `before_epoch(state, evaluate) -> state` runs on the host before each epoch, the first included:
+    for what a recipe renews once per pass, such as a learning rate that waits for the validation
+    error. It is a pure function of its arguments; `evaluate()` gives the metrics of the state on
+    `eval_split`. Epochs begin at multiples of `epochs_to_steps(1, examples, batch_size)`.
     """
 
     model: Model
@@ -69,10 +75,11 @@ class Experiment:
     batch_size: int  # examples per step, over all devices
     steps: int
     seed: int
-    train_transforms: Sequence[Transform] = ()
+    train_transforms: Sequence[Transform | ByLabel] = ()
     eval_transforms: Sequence[Transform] = ()
     loss: PerExample = softmax_cross_entropy
     metrics: Mapping[str, PerExample] = field(default_factory=default_metrics)
+    before_epoch: BeforeEpoch | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.steps < 1:

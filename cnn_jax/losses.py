@@ -1,5 +1,9 @@
 """Per-example losses: `(logits [B, classes], labels [B]) -> [B]`. `step.py` does the averaging."""
 
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
 import optax
 from jax import Array
 
@@ -15,3 +19,33 @@ def softmax_cross_entropy(logits: Array, labels: Array) -> Array:
         float32 [B], at least 0.
     """
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def mean_squared_error(on: float = 1.0, off: float = -1.0) -> Callable[[Array, Array], Array]:
+    """Mean over the classes of the squared difference of output and target.
+
+    The target is `on` for the right class and `off` for the others. LeCun et al. (1989): the
+    targets lie in the quasi-linear range of the output units, at 1 and -1.
+    """
+
+    def loss(logits: Array, labels: Array) -> Array:
+        is_right = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.bool_)
+        return jnp.square(logits - jnp.where(is_right, on, off)).mean(-1)
+
+    return loss
+
+
+def discriminative_map(rejection: float) -> Callable[[Array, Array], Array]:
+    """LeCun et al. (1998), section III.C, equation 9, of logits that are minus the penalties y_i.
+
+    y_right + log(exp(-rejection) + sum_i exp(-y_i)): besides lowering the right class's penalty it
+    raises the others', the less the further they are above `rejection`, the penalty of a class
+    "none of these" (the paper's positive constant j, whose value it does not give).
+    """
+
+    def loss(logits: Array, labels: Array) -> Array:
+        nothing = jnp.full((*logits.shape[:-1], 1), -rejection, logits.dtype)
+        right = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+        return jax.nn.logsumexp(jnp.concatenate([logits, nothing], -1), axis=-1) - right
+
+    return loss

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from cnn_jax.experiment import Experiment, Transform
+from cnn_jax.data.augment import ByLabel, Transform
+from cnn_jax.experiment import Experiment
 from cnn_jax.parallel import AXIS
 
 DeviceBatch = dict[
@@ -59,13 +60,18 @@ def mean_metrics(experiment: Experiment, sums: Mapping[str, Any]) -> dict[str, f
 
 
 def prepare_images(
-    experiment: Experiment, transforms: Sequence[Transform], images: Array, keys: Array | None
+    experiment: Experiment,
+    transforms: Sequence[Transform | ByLabel],
+    images: Array,
+    keys: Array | None,
+    labels: Array | None = None,
 ) -> Array:
     """Transform each image under its own key, then standardise by the dataset's mean and deviation.
 
     Args:
         images: uint8 [b, H, W, C], 0..255.
         keys: one key per example [b]; None in evaluation, where transforms must not draw.
+        labels: int32 [b], for transforms `ByLabel`; None in evaluation, which must not see them.
 
     Returns:
         float32 [b, H', W', C'].
@@ -73,8 +79,12 @@ def prepare_images(
     for index, transform in enumerate(transforms):
         if keys is None:
             images = jax.vmap(transform, (None, 0))(None, images)
+            continue
+        own_keys = _fold_in_each(keys, jnp.asarray(index))
+        if isinstance(transform, ByLabel):
+            images = jax.vmap(transform.transform)(own_keys, images, labels)
         else:
-            images = jax.vmap(transform)(_fold_in_each(keys, jnp.asarray(index)), images)
+            images = jax.vmap(transform)(own_keys, images)
     mean, std = (
         jnp.asarray(x, jnp.float32) for x in (experiment.dataset.mean, experiment.dataset.std)
     )
@@ -116,7 +126,7 @@ def _gradients(
     def mean_loss(params: Any, model_state: Any, batch: DeviceBatch, keys: Array):
         transform_keys, model_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         images = prepare_images(
-            experiment, experiment.train_transforms, batch["image"], transform_keys
+            experiment, experiment.train_transforms, batch["image"], transform_keys, batch["label"]
         )
         variables = {"params": params, **model_state}
         logits, model_state = experiment.model.apply(

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from cnn_jax import feed as feeds
 from cnn_jax import parallel
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.errors import UserError
-from cnn_jax.evaluate import make_evaluator
+from cnn_jax.evaluate import Evaluator, make_evaluator
 from cnn_jax.experiment import Experiment, epochs_to_steps
 from cnn_jax.models import count_parameters
 from cnn_jax.record import Record, shown, write_json
@@ -98,8 +98,14 @@ def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, A
         if first_step:
             state = checkpoints.restore(first_step, like=state)
         state = parallel.replicate(state)
+        if not first_step:
+            state = _before_epoch(experiment, state, evaluate, eval_feed)
 
-        blocks = list(split_into_blocks(first_step, cadence.stop, options.steps_per_dispatch))
+        blocks = list(
+            split_into_blocks(
+                first_step, cadence.stop, options.steps_per_dispatch, cadence.before_epoch
+            )
+        )
         items = feeds.training_blocks(train_feed, experiment.seed, experiment.batch_size, blocks)
         placed = parallel.ahead(items, parallel.share_out)
         metrics: dict[str, Any] = {}
@@ -124,12 +130,19 @@ def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, A
                 metrics = {}
                 evaluates = cadence.is_time(step, cadence.evaluate)
                 saves = cadence.is_time(step, cadence.checkpoint) or step == cadence.stop
-                if evaluates or saves:
+                renews = (
+                    step < cadence.last
+                    and cadence.before_epoch
+                    and not (step % cadence.before_epoch)
+                )
+                if evaluates or saves or renews:
                     _check_finite(state)  # waits for the devices, so before the clock stops
                     with record.clock_stopped():
                         if evaluates:
                             metrics = evaluate(state.params, state.model_state, eval_feed)
                             record.evaluation(step, eval_feed.split, metrics)
+                        if renews:  # before the checkpoint: a resumed run does not repeat it
+                            state = _before_epoch(experiment, state, evaluate, eval_feed, metrics)
                         if saves:
                             record.flush()  # what a checkpoint is past will not be written again
                             checkpoints.save(step, state, metrics)
@@ -157,6 +170,7 @@ class _Cadence:
     log: int
     evaluate: int
     checkpoint: int
+    before_epoch: int  # exact, since it is part of the experiment; 0 for never
     stop: int
     last: int
 
@@ -171,6 +185,7 @@ class _Cadence:
             log=whole_dispatches(options.log_every),
             evaluate=whole_dispatches(options.eval_every or epoch),
             checkpoint=whole_dispatches(options.checkpoint_every or epoch),
+            before_epoch=epoch if experiment.before_epoch else 0,
             stop=min(experiment.steps, whole_dispatches(options.stop_at or experiment.steps)),
             last=experiment.steps,
         )
@@ -205,15 +220,31 @@ def make_advance(experiment: Experiment, accumulate: int = 1) -> Any:
     )
 
 
-def split_into_blocks(start: int, stop: int, size: int) -> Iterator[feeds.Block]:
-    """Cut steps `[start, stop)` at every multiple of `size`.
+def split_into_blocks(start: int, stop: int, *sizes: int) -> Iterator[feeds.Block]:
+    """Cut steps `[start, stop)` at every multiple of each of `sizes`; a size of 0 cuts nowhere.
 
     The cuts do not depend on `start`: a resumed run dispatches the blocks of one never stopped.
     """
     while start < stop:
-        end = min(stop, start // size * size + size)
+        end = min(stop, *(start // size * size + size for size in sizes if size))
         yield start, end
         start = end
+
+
+def _before_epoch(
+    experiment: Experiment,
+    state: TrainState,
+    evaluate: Evaluator,
+    eval_feed: feeds.Feed,
+    metrics: Mapping[str, float] | None = None,
+) -> TrainState:
+    """Let the experiment renew the state; `metrics` is its evaluation if there is one already."""
+    if experiment.before_epoch is None:
+        return state
+    renewed = experiment.before_epoch(
+        state, lambda: metrics or evaluate(state.params, state.model_state, eval_feed)
+    )
+    return parallel.replicate(renewed)
 
 
 def _check_finite(state: TrainState) -> None:

@@ -1,7 +1,7 @@
 """What a dataset is: names, shapes, statistics, and random access to the examples of a split."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +81,21 @@ class Dataset:
     def std(self) -> tuple[float, ...]:
         """Standard deviation of the training pixels per channel, in units of [0, 1]."""
         return self.statistics.std
+
+    def scaled(self, low: float, high: float) -> "Dataset":
+        """The same with a mean and deviation that take pixels from 0 .. 255 to `low` .. `high`.
+
+        For recipes that state a range instead of standardising: LeCun et al. (1998) take the
+        background to -0.1 and ink to 1.175.
+        """
+        channels, span = self.image_shape[-1], high - low
+        stated = replace(
+            self.statistics,
+            mean=(-low / span,) * channels,
+            std=(1 / span,) * channels,
+            origin=f"a range of {low:g} to {high:g}",
+        )
+        return replace(self, statistics=stated)
 
     def num_examples(self, split: str) -> int:
         """How many examples `split` has. Raises UserError if there is no such split."""

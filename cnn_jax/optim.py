@@ -1,0 +1,281 @@
+"""The optimizers and learning rates of 1998 to 2012, as optax transformations and schedules.
+
+A rate is a float or a schedule, a function of the step. All state is arrays of fixed shape and
+dtype in the optimizer's state, so it is checkpointed with the rest. What a recipe renews between
+epochs, outside the compiled step, goes in by a pure function: `observe` for the validation error
+that `plateau` waits on, `with_curvature` for `diagonal_levenberg_marquardt`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from cnn_jax.errors import UserError
+
+
+def alexnet_momentum(
+    learning_rate: optax.ScalarOrSchedule,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0005,
+    scaled_by: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformation:
+    """v <- momentum * v - weight_decay * rate * w - rate * g; w <- w + v.
+
+    Source: Krizhevsky, Sutskever and Hinton (2012), section 5. The rate is inside the velocity, so
+    a new one leaves what the velocity already holds as it is; `optax.sgd` has it outside.
+
+    `scaled_by` multiplies the rate: `plateau`, `scale_layers` or an `optax.chain` of them. Chained
+    before this transformation they would miss the decay, after it they would scale the velocity.
+
+    The paper has one rate and decays everything. cuda-convnet2 and Caffe give biases twice the
+    weights' rate and no decay:
+
+        by_kind(
+            weights=alexnet_momentum(0.01),
+            biases=alexnet_momentum(0.02, weight_decay=0.0),
+        )
+    """
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay),
+        optax.identity() if scaled_by is None else scaled_by,
+        optax.scale_by_learning_rate(learning_rate),
+        optax.trace(momentum),
+    )
+
+
+def by_kind(
+    weights: optax.GradientTransformation, biases: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """One transformation for every parameter named `kernel`, another for all others."""
+
+    def kinds(params: Any) -> Any:
+        return jax.tree.map_with_path(
+            lambda path, _: "weights" if _names(path)[-1] == "kernel" else "biases", params
+        )
+
+    return optax.partition({"weights": weights, "biases": biases}, kinds)
+
+
+def scale_layers(factors: Mapping[str, float]) -> optax.GradientTransformation:
+    """Multiply the updates of all parameters of a layer by its factor; of others by 1.
+
+    Layers are named as in the parameters: `conv1`, or `column1/conv1` for one inside another
+    module. `init` raises ValueError for a name that is not there.
+    """
+
+    def init(params: Any) -> optax.EmptyState:
+        paths = jax.tree.leaves_with_path(params, is_leaf=_is_masked)
+        layers = {_layer(path) for path, _ in paths}
+        if unknown := sorted(set(factors) - layers):
+            raise ValueError(
+                f"no layer {', '.join(unknown)}; there are {', '.join(sorted(layers))}"
+            )
+        return optax.EmptyState()
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        del params
+        scaled = jax.tree.map_with_path(
+            lambda path, update: update * factors.get(_layer(path), 1.0), updates
+        )
+        return scaled, state
+
+    return optax.GradientTransformation(init, update)
+
+
+class PlateauState(NamedTuple):
+    scale: Array  # float32, what updates are multiplied by
+    best: Array  # float32, the lowest error so far, infinity before the first
+    waited: Array  # int32, errors since then or since the last reduction
+    reductions_left: Array  # int32
+    # The rule's constants, since `observe` has only the state.
+    factor: Array  # float32
+    patience: Array  # int32
+
+
+def plateau(
+    patience: int, factor: float = 0.1, reductions: int = 3
+) -> optax.GradientTransformation:
+    """Multiply updates by 1, and by `factor` more each time the observed error stops falling.
+
+    That is after `patience` errors in a row (see `observe`) of which none is lower than all before;
+    at most `reductions` times. It belongs into `scaled_by` of `alexnet_momentum`. Krizhevsky et al.
+    (2012), section 5: the rate is divided by 10 when the validation error stops improving, three
+    times in all; the paper gives no patience.
+
+    Raises:
+        UserError: `patience` is not at least 1, `reductions` is negative or `factor` not in (0, 1).
+    """
+    if patience < 1 or reductions < 0 or not 0 < factor < 1:
+        raise UserError(
+            "a plateau needs patience of at least 1, reductions of at least 0 and a factor between "
+            f"0 and 1, got {patience}, {reductions} and {factor}"
+        )
+
+    def init(params: Any) -> PlateauState:
+        del params
+        return PlateauState(
+            scale=jnp.ones((), jnp.float32),
+            best=jnp.full((), jnp.inf, jnp.float32),
+            waited=jnp.zeros((), jnp.int32),
+            reductions_left=jnp.full((), reductions, jnp.int32),
+            factor=jnp.full((), factor, jnp.float32),
+            patience=jnp.full((), patience, jnp.int32),
+        )
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        del params
+        return optax.tree.scale(state.scale, updates), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def observe(opt_state: Any, error: float | Array) -> Any:
+    """Show a validation error, lower is better, to every `plateau` inside `opt_state`.
+
+    Only a lower error is an improvement, in float32: an equal one is none, nor is NaN.
+
+    Raises:
+        ValueError: there is no `plateau` in it.
+    """
+    error = jnp.asarray(error, jnp.float32)
+
+    def observed(state: PlateauState) -> PlateauState:
+        improves = error < state.best
+        waited = jnp.where(improves, 0, state.waited + 1)
+        reduces = (waited >= state.patience) & (state.reductions_left > 0)
+        return state._replace(
+            scale=jnp.where(reduces, state.scale * state.factor, state.scale),
+            best=jnp.where(improves, error, state.best),
+            waited=jnp.where(reduces, 0, waited),
+            reductions_left=state.reductions_left - reduces.astype(jnp.int32),
+        )
+
+    return _change(opt_state, PlateauState, observed)
+
+
+class CurvatureState(NamedTuple):
+    curvature: Any  # a tree like the parameters, at least 0
+
+
+def diagonal_levenberg_marquardt(
+    rate: optax.ScalarOrSchedule, mu: float = 0.02
+) -> optax.GradientTransformation:
+    """w <- w - rate / (mu + h) * g, where h is the curvature of the loss along each parameter.
+
+    Sources: LeCun, Bottou, Bengio and Haffner (1998), Gradient-based learning applied to document
+    recognition, appendix C; LeCun, Bottou, Orr and Müller (1998), Efficient BackProp, section 9.1.
+    h is the mean over some training examples of the diagonal of the Gauss-Newton matrix, which has
+    no negative values. The paper estimates it before each pass from 500 examples and keeps it
+    during the pass, with rates as in `lecun1998_rates` and one example per step.
+
+    Put the estimate in by `with_curvature`, before the first step too: until then h is 0 and every
+    parameter has the highest rate, rate / mu.
+    """
+
+    def init(params: Any) -> CurvatureState:
+        return CurvatureState(jax.tree.map(jnp.zeros_like, params))
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        del params
+        return jax.tree.map(lambda g, h: g / (mu + h), updates, state.curvature), state
+
+    precondition = optax.GradientTransformation(init, update)
+    return optax.chain(precondition, optax.scale_by_learning_rate(rate))
+
+
+def with_curvature(opt_state: Any, curvature: Any) -> Any:
+    """Renew the curvature of every `diagonal_levenberg_marquardt` inside `opt_state`.
+
+    Args:
+        curvature: a tree like the parameters, all of them even if only some are preconditioned.
+            Negative values count as 0.
+
+    Raises:
+        ValueError: there is none in it, or the trees or the shapes of their arrays differ.
+    """
+
+    def renewed(old: Any, new: Array) -> Any:
+        if _is_masked(old):
+            return old
+        if old.shape != new.shape:
+            raise ValueError(f"curvature {new.shape} for a parameter {old.shape}")
+        return jnp.maximum(new, 0).astype(old.dtype)
+
+    def renew(state: CurvatureState) -> CurvatureState:
+        return CurvatureState(jax.tree.map(renewed, state.curvature, curvature, is_leaf=_is_masked))
+
+    return _change(opt_state, CurvatureState, renew)
+
+
+def lecun1998_rates(steps_per_pass: int) -> optax.Schedule:
+    """0.0005 for two passes, 0.0002 for three, 0.0001 for three, 0.00005 for four, then 0.00001.
+
+    Source: LeCun et al. (1998), section III.B, for `diagonal_levenberg_marquardt`.
+    """
+    rates = map(optax.constant_schedule, (0.0005, 0.0002, 0.0001, 0.00005, 0.00001))
+    return optax.join_schedules([*rates], [passes * steps_per_pass for passes in (2, 5, 8, 12)])
+
+
+def shrinking(start: float, stop: float, epochs: int, steps_per_epoch: int) -> optax.Schedule:
+    """`start` during the first epoch, the same factor lower in each next one, `stop` in the last.
+
+    Source: Ciresan, Meier, Gambardella and Schmidhuber (2010), Deep big simple neural nets, from
+    1e-3 to 1e-6. Constant within an epoch; `stop` also after the last.
+
+    Raises:
+        UserError: `epochs` or `steps_per_epoch` is not at least 1.
+    """
+    if epochs < 1 or steps_per_epoch < 1:
+        raise UserError(
+            f"epochs and steps per epoch must be at least 1, got {epochs} and {steps_per_epoch}"
+        )
+    if epochs == 1:
+        return optax.constant_schedule(start)
+    by_epoch = optax.exponential_decay(start, epochs - 1, stop / start, end_value=stop)
+
+    def schedule(step: Any) -> Any:
+        # Whole numbers: Ciresan's 48 million steps are too many for float32 to tell apart.
+        return by_epoch(step // steps_per_epoch)
+
+    return schedule
+
+
+def discrete_exponential(
+    base: float, steps: int, factor: float = 250.0, stages: int = 4
+) -> optax.Schedule:
+    """From `base` to `base / factor` in as many equal jumps as part `stages` equal stages.
+
+    Source: "dexp" of Krizhevsky's cuda-convnet2. Its AlexNet has base 0.01 for the weights and,
+    with factor 10 in two stages, 0.02 for the biases. A stage is rounded up to whole steps.
+    """
+    return shrinking(base, base / factor, stages, -(-steps // stages))
+
+
+def _change(opt_state: Any, kind: type, change: Any) -> Any:
+    """Replace each state of this kind, at any depth, by `change(state)`."""
+
+    def is_kind(node: Any) -> bool:
+        return isinstance(node, kind)
+
+    if not any(map(is_kind, jax.tree.leaves(opt_state, is_leaf=is_kind))):
+        raise ValueError(f"the optimizer's state holds no {kind.__name__}")
+    return jax.tree.map(
+        lambda node: change(node) if is_kind(node) else node, opt_state, is_leaf=is_kind
+    )
+
+
+def _names(path: Any) -> list[str]:
+    return jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+
+
+def _layer(path: Any) -> str:
+    return "/".join(_names(path)[:-1])
+
+
+def _is_masked(node: Any) -> bool:
+    """A parameter that `by_kind` leaves to the other transformation."""
+    return isinstance(node, optax.MaskedNode)

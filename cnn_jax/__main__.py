@@ -57,7 +57,7 @@ def data_prepare(
     """Prepare a dataset once, so that it can be read without network or TensorFlow.
 
     Args:
-        name: mnist, fashion_mnist, a TFDS name, or folder/NAME for a directory or tar of
+        name: mnist, fashion_mnist, usps, a TFDS name, or folder/NAME for a directory or tar of
             split/class/*.jpg.
         manual_dir: Folder of the original files, instead of a download.
         data_dir: Where prepared datasets lie. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets.

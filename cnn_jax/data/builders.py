@@ -1,7 +1,7 @@
 """TFDS builders that prepare without TensorFlow; only `preparation` imports this file."""
 
 import gzip
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,7 +12,8 @@ from PIL import Image
 from tensorflow_datasets.core.download import checksums, resource
 
 from cnn_jax.data import order
-from cnn_jax.data.prepared import IDX_FILES
+from cnn_jax.data.prepared import FILES
+from cnn_jax.errors import UserError
 
 
 class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -28,18 +29,7 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     code_path = None  # where TFDS would look for addresses and checksums of downloads
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=Digits.__doc__,
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(8, 8, 1), encoding_format="png"),
-                    "label": tfds.features.ClassLabel(num_classes=10),
-                }
-            ),
-            supervised_keys=("image", "label"),
-            homepage="https://archive.ics.uci.edu/dataset/80",
-        )
+        return _info_of(self, 8, "https://archive.ics.uci.edu/dataset/80")
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         from sklearn.datasets import load_digits
@@ -56,8 +46,43 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _generate_examples(
         self, pixels: np.ndarray, labels: np.ndarray, members: np.ndarray
     ) -> Iterator[tuple[int, dict]]:
-        for i in members.tolist():
-            yield i, {"image": Image.fromarray(pixels[i]), "label": int(labels[i])}
+        return _examples(members, pixels[members], labels[members])
+
+
+class Usps(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """9,298 handwritten digits of zip codes on American envelopes, 16 x 16 grey pixels.
+
+    Source: Y. LeCun et al., "Backpropagation Applied to Handwritten Zip Code Recognition", Neural
+    Computation 1(4), 1989, whose 7,291 training and 2,007 test examples these are; published as the
+    zip code data of Hastie, Tibshirani, Friedman, "The Elements of Statistical Learning", with
+    values -1 .. 1 in steps of 0.001, and distributed as usps.h5, with these mapped to 0 .. 1. They
+    are stored as round(value * 255), so ink is white.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    code_path = None
+    class_counts: Mapping[str, tuple[int, ...]] = {  # of 0 to 9, as the book's site gives them
+        "train": (1194, 1005, 731, 658, 652, 556, 664, 645, 542, 644),
+        "test": (359, 264, 198, 166, 200, 160, 170, 147, 166, 177),
+    }
+
+    def __init__(self, file: Path, **options: Any) -> None:
+        """Reads `file`, which is usps.h5; raises UserError if it is anything else."""
+        self._arrays = {
+            split: _read_usps(file, split, counts) for split, counts in self.class_counts.items()
+        }
+        super().__init__(**options)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return _info_of(self, 16, "https://hastie.su.domains/ElemStatLearn/data.html")
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+        return {split: self._generate_examples(*arrays) for split, arrays in self._arrays.items()}
+
+    def _generate_examples(
+        self, pixels: np.ndarray, labels: np.ndarray
+    ) -> Iterator[tuple[int, dict]]:
+        return _examples(range(len(labels)), pixels, labels)
 
 
 def stratified_test_split(labels: np.ndarray, size: int) -> np.ndarray:
@@ -77,7 +102,7 @@ def idx_files(name: str) -> dict[str, Any]:
     """TFDS's addresses of the files of "mnist" or "fashion_mnist": {url: its UrlInfo}."""
     stock: Any = tfds.builder_cls(name)
     known = checksums.get_all_url_infos()
-    return {stock.URL + file: known[stock.URL + file] for file in IDX_FILES}
+    return {stock.URL + file: known[stock.URL + file] for file in FILES[name]}
 
 
 def to_download(name: str, files: Mapping[str, Any], downloads: Path) -> list[str]:
@@ -112,8 +137,58 @@ def idx_builder(name: str) -> type[tfds.core.GeneratorBasedBuilder]:
             pixels = np.frombuffer(gzip.decompress(Path(data_path).read_bytes()), np.uint8, -1, 16)
             labels = np.frombuffer(gzip.decompress(Path(label_path).read_bytes()), np.uint8, -1, 8)
             images = pixels.reshape(num_examples, 28, 28)
-            for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-                yield i, {"image": Image.fromarray(image), "label": int(label)}
+            return _examples(range(num_examples), images, labels)
 
     Idx.name = name
     return Idx
+
+
+def _info_of(builder: Any, size: int, homepage: str) -> tfds.core.DatasetInfo:
+    return tfds.core.DatasetInfo(
+        builder=builder,
+        description=type(builder).__doc__,
+        features=tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(shape=(size, size, 1), encoding_format="png"),
+                "label": tfds.features.ClassLabel(num_classes=10),
+            }
+        ),
+        supervised_keys=("image", "label"),
+        homepage=homepage,
+    )
+
+
+def _examples(
+    keys: Iterable[int], images: np.ndarray, labels: np.ndarray
+) -> Iterator[tuple[int, dict]]:
+    for key, image, label in zip(keys, images, labels, strict=True):
+        yield int(key), {"image": Image.fromarray(image), "label": int(label)}
+
+
+def _read_usps(file: Path, split: str, counts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [n, 16, 16] and labels [n] of a split that has `counts` examples of each class."""
+    import h5py
+
+    try:
+        with h5py.File(file) as stored:
+            values = np.asarray(stored[f"{split}/data"], np.float32)
+            labels = np.asarray(stored[f"{split}/target"])
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file} is no whole usps.h5: {split} cannot be read ({error})") from error
+    n = sum(counts)
+    if values.shape != (n, 256) or labels.shape != (n,):
+        raise UserError(
+            f"{file} is not USPS: data and target of {split} have the shapes "
+            f"{values.shape} and {labels.shape}, not {(n, 256)} and {(n,)}"
+        )
+    if not np.all((values >= 0) & (values <= 1)):  # nor with NaN among them
+        raise UserError(
+            f"{file} is not USPS: {split}/data has values outside of 0 .. 1, "
+            f"from {values.min()} to {values.max()}"
+        )
+    found = tuple(int(np.sum(labels == digit)) for digit in range(len(counts)))
+    if found != counts:
+        raise UserError(
+            f"{file} is not USPS: {split}/target has {found} of the digits 0 to 9, not {counts}"
+        )
+    return np.round(values * 255).astype(np.uint8).reshape(n, 16, 16), labels

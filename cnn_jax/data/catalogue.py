@@ -23,7 +23,7 @@ def list_datasets(data_dir: str | os.PathLike | None = None) -> list[Listing]:
     names = sorted({info.parent.parent.relative_to(root).as_posix() for info in infos})
     found = {name: folder for name in names if (folder := prepared.find(name, root))}
     listings = [Listing(name, folder.name, _splits(folder)) for name, folder in found.items()]
-    able: dict[str, str] = dict.fromkeys((*prepared.IDX_NAMES, "folder/NAME"), "not prepared")
+    able: dict[str, str] = dict.fromkeys((*prepared.FILES, "folder/NAME"), "not prepared")
     able[prepared.EMBEDDED] = "prepares itself"
     return listings + [Listing(name, "", text) for name, text in able.items() if name not in found]
 

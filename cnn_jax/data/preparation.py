@@ -12,7 +12,7 @@ import tempfile
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,10 +51,11 @@ def prepare(
     """Makes `name` ready for `load_dataset`; says so and does nothing if it is.
 
     "mnist" and "fashion_mnist" read their original .gz files from `manual_dir`, or download them.
-    "folder/NAME" reads photographs from `manual_dir`: split/class/*.jpg, or tars of them, stored
-    at `size` (256 unless given) with `channels` 1 or 3. Any other name is one of TFDS's own
-    builders, and needs TensorFlow, once. Raises UserError if anything is missing or broken, and
-    leaves nothing behind that could be taken for a prepared dataset.
+    "usps" reads usps.h5 from `manual_dir`. "folder/NAME" reads photographs from there:
+    split/class/*.jpg, or tars of them, stored at `size` (256 unless given) with `channels` 1 or 3.
+    Any other name is one of TFDS's own builders, and needs TensorFlow, once. Raises UserError if
+    anything is missing or broken, and leaves nothing behind that could be taken for a prepared
+    dataset.
     """
     root = prepared.data_root(data_dir)
     is_folder = name.startswith("folder/")
@@ -76,7 +77,9 @@ def prepare(
         prepare_embedded(root)
     elif is_folder:
         _prepare_folder(name, manual, root, size, channels)
-    elif name in prepared.IDX_NAMES:
+    elif name == "usps":
+        _prepare_usps(name, manual, root)
+    elif name in prepared.FILES:
         _prepare_idx(name, manual, root)
     else:
         try:
@@ -113,15 +116,27 @@ def _prepare_folder(
     _generate(folder.builder(name.removeprefix("folder/"), photos, size, channels), name, root)
 
 
+def _prepare_usps(name: str, manual: Path | None, root: Path) -> None:
+    if manual is None:
+        raise UserError(
+            f"{name!r} has no address to download it from; get usps.h5, which Kaggle has as "
+            f"bistaumanga/usps-dataset, and run: {prepared.prepare_command(name, None)}"
+        )
+    from cnn_jax.data import builders
+
+    (file,) = _files_in(manual, name)
+    _generate(partial(builders.Usps, file), name, root)
+
+
 def _prepare_idx(name: str, manual: Path | None, root: Path) -> None:
     from cnn_jax.data import builders
 
     wanted = builders.idx_files(name)
     if manual is not None:
-        _check_files(name, manual, wanted)
+        _check_sums(_files_in(manual, name), wanted.values())
         return _generate(builders.idx_builder(name), name, root, manual)
     downloads = root / "downloads"
-    _check_network(name, builders.to_download(name, wanted, downloads), prepared.IDX_FILES)
+    _check_network(name, builders.to_download(name, wanted, downloads), prepared.FILES[name])
     _generate(builders.idx_builder(name), name, root, downloads=downloads)
 
 
@@ -132,8 +147,8 @@ def _prepare_stock(name: str, manual: Path | None, root: Path) -> None:
         stock = tfds.builder_cls(name.partition("/")[0])
     except ValueError as error:
         raise UserError(
-            f"there is no dataset {name!r}: neither digits, mnist, fashion_mnist or folder/NAME, "
-            "nor one of TFDS's own"
+            f"there is no dataset {name!r}: neither {prepared.EMBEDDED}, "
+            f"{', '.join(prepared.FILES)} or folder/NAME, nor one of TFDS's own"
         ) from error
     if find_spec("tensorflow") is None:
         raise UserError(
@@ -145,11 +160,17 @@ def _prepare_stock(name: str, manual: Path | None, root: Path) -> None:
     _generate(partial(tfds.builder, name), name, root, manual, root / "downloads")
 
 
-def _check_files(name: str, manual: Path, wanted: Mapping[str, Any]) -> None:
-    for info in wanted.values():
-        path = manual / info.filename
+def _files_in(manual: Path, name: str) -> list[Path]:
+    files = prepared.FILES[name]
+    paths = [manual / file for file in files]
+    for path in paths:
         if not path.is_file():
-            raise UserError(f"{path} is missing; {name!r} needs {', '.join(prepared.IDX_FILES)}")
+            raise UserError(f"{path} is missing; {name!r} needs {', '.join(files)}")
+    return paths
+
+
+def _check_sums(paths: Iterable[Path], infos: Iterable[Any]) -> None:
+    for path, info in zip(paths, infos, strict=True):
         if (actual := path.stat().st_size) != info.size:
             raise UserError(f"{path} has {actual:,} bytes, not the expected {int(info.size):,}")
         if (digest := hashlib.sha256(path.read_bytes()).hexdigest()) != info.checksum:

@@ -20,11 +20,11 @@ PHOTOGRAPH_SIZE = 256  # where nobody says another: Krizhevsky et al. 2012, sect
 # What the package prepares by itself, and the files its preparation reads. Any other name is a
 # builder of TFDS's own, which needs TensorFlow to prepare.
 EMBEDDED = "digits"
-IDX_FILES = tuple(
+_IDX_FILES = tuple(
     f"{part}-ubyte.gz"
     for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 )
-IDX_NAMES = ("mnist", "fashion_mnist")
+FILES = {"mnist": _IDX_FILES, "fashion_mnist": _IDX_FILES, "usps": ("usps.h5",)}
 
 
 def data_root(data_dir: str | os.PathLike | None) -> Path:
@@ -115,12 +115,12 @@ def read_dataset(
 
 def prepare_command(name: str, data_dir: str | os.PathLike | None) -> str:
     """The command line that prepares `name`."""
-    manual = {name: "DIR_WITH_" + IDX_FILES[0] for name in IDX_NAMES}.get(name)
+    needed = FILES[name][0] if name in FILES else None
     if name.startswith("folder/"):
-        manual = "DIR_WITH_split/class/*.jpg_OR_TARS"
+        needed = "split/class/*.jpg_OR_TARS"
     return (
         f"python -m cnn_jax data prepare {name}"
-        + (f" --manual-dir {manual}" if manual else "")
+        + (f" --manual-dir DIR_WITH_{needed}" if needed else "")
         + (f" --data-dir {data_dir}" if data_dir else "")
     )
 

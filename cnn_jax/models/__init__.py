@@ -1,6 +1,6 @@
 """The networks, one file each, and the layers that Flax lacks.
 
-A model is any object with pure `init` and `apply`; these four are Flax Linen modules with
+A model is any object with pure `init` and `apply`; these are Flax Linen modules with
 
     __call__(images, train=False, keys=None) -> logits
 
@@ -15,17 +15,56 @@ hands every feature map out by the name a reader knows, convolutions before thei
 import math
 from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from cnn_jax.models import layers
 from cnn_jax.models.alexnet2012 import AlexNet2012
 from cnn_jax.models.alexnet2014 import AlexNet2014
 from cnn_jax.models.lenet5 import LeNet5
+from cnn_jax.models.lenet5_1998 import LeNet5_1998
 from cnn_jax.models.mlp import MLP
 
-__all__ = ["MLP", "AlexNet2012", "AlexNet2014", "LeNet5", "count_parameters", "layers"]
+__all__ = [
+    "MLP",
+    "AlexNet2012",
+    "AlexNet2014",
+    "LeNet5",
+    "LeNet5_1998",
+    "count_connections",
+    "count_parameters",
+    "layers",
+]
 
 
 def count_parameters(params: Any) -> int:
     """Number of scalars in a tree of arrays, or of the shapes that `jax.eval_shape` gives."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def count_connections(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
+    """Connections of each layer for one image [H, W, C], by name: the early papers' measure of work.
+
+    A unit of a layer with weights has one per input in its window, padding included, and one for
+    its bias. Layers without weights have none, but for those that say so by a method
+    `connections(inputs_shape, outputs_shape)`. Computes nothing.
+    """
+    found: dict[str, int] = {}
+
+    def count(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
+        y, layer = call(*arguments, **keywords), context.module
+        if context.method_name != "__call__":
+            return y
+        if hasattr(layer, "connections"):
+            found["/".join(layer.path)] = layer.connections(arguments[0].shape, y.shape)
+        elif isinstance(layer, (layers.Conv, nn.Dense)):
+            kernel = layer.variables["params"]["kernel"]
+            inputs = math.prod(kernel.shape[:-1]) + layer.use_bias
+            found["/".join(layer.path)] = math.prod(y.shape[1:]) * inputs
+        return y
+
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    with nn.intercept_methods(count):
+        jax.eval_shape(model.init, jax.random.key(0), images)
+    return found

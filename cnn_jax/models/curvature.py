@@ -1,0 +1,93 @@
+"""The diagonal of the Gauss-Newton matrix, by LeCun's backward pass of second derivatives.
+
+Source: LeCun, Bottou, Bengio and Haffner (1998), appendix C; LeCun, Bottou, Orr and Müller (1998),
+Efficient BackProp, section 7.2. It sets the rate of each weight in
+`optim.diagonal_levenberg_marquardt`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cnn_jax.models.layers import Conv
+from cnn_jax.models.lecun_layers import EuclideanRBF, Subsample, TableConv
+
+# Linear in their input and in their parameters, each on its own.
+BILINEAR = (Conv, nn.Dense, TableConv, Subsample)
+
+
+def diagonal_curvature(
+    model: Any,
+    params: Any,
+    images: jax.Array,
+    labels: jax.Array,
+    loss: Callable[[jax.Array, jax.Array], jax.Array],
+) -> Any:
+    """Second derivatives of the mean loss by each parameter, a tree like `params`, none negative.
+
+    What a gradient does with weights w, inputs x and slopes f' on its way back, this does with
+    their squares; it so leaves out the second derivative of the activation, and the cross terms
+    between units and between the connections that share a weight. The loss as a function of the
+    last layer's input enters exactly, where it is an `EuclideanRBF`, else of the logits.
+
+    Args:
+        model: a Linen module made of `BILINEAR` layers, whose field `squash` is the activation.
+        images: float32 [B, H, W, C].
+        labels: int32 [B].
+        loss: per example, (logits [B, classes], labels [B]) -> [B].
+    """
+    heads: list[nn.Module] = []
+
+    def square_backward(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
+        layer = context.module
+        if context.method_name != "__call__" or not layer.path:  # no path: the clone below
+            return call(*arguments, **keywords)
+        if isinstance(layer, EuclideanRBF):
+            heads.append(layer.clone(parent=None))
+            return arguments[0]
+        if not isinstance(layer, BILINEAR):
+            return call(*arguments, **keywords)
+        alone = layer.clone(parent=None)
+        squared = _squared(lambda params, x: alone.apply({"params": params}, x))
+        return squared(layer.variables["params"], arguments[0])
+
+    def outputs(params: Any) -> jax.Array:
+        squash = _squared(lambda _, x: model.squash(x))
+        with nn.intercept_methods(square_backward):
+            return model.clone(squash=lambda x: squash((), x)).apply({"params": params}, images)
+
+    def loss_of_one(y: jax.Array, label: jax.Array) -> jax.Array:
+        logits = heads[0].apply({}, y[None]) if heads else y[None]
+        return loss(logits, label[None])[0]
+
+    y, backward = jax.vjp(outputs, params)
+    hessians = jax.vmap(jax.hessian(loss_of_one))(y, labels)
+    diagonals = jnp.diagonal(hessians, axis1=1, axis2=2)
+    (curvature,) = backward(jnp.maximum(diagonals, 0) / len(images))
+    return curvature
+
+
+def _squared(function: Callable[[Any, jax.Array], jax.Array]) -> Callable[..., jax.Array]:
+    """`function(params, x)` with a backward pass that carries second derivatives.
+
+    A function that is linear in x and in its parameters has the derivatives w and x; its transpose
+    at w^2 and x^2 is the sum over squared derivatives. An activation has f'(x), squared as it is.
+    """
+
+    @jax.custom_vjp
+    def forward(params: Any, x: jax.Array) -> jax.Array:
+        return function(params, x)
+
+    def backward(residuals: Any, curvature: jax.Array) -> Any:
+        params, x = residuals
+        if not jax.tree.leaves(params):
+            _, slope = jax.jvp(lambda x: function(params, x), (x,), (jnp.ones_like(x),))
+            return params, jnp.square(slope) * curvature
+        squares = jax.tree.map(jnp.square, (params, x))
+        return jax.vjp(function, *squares)[1](curvature)
+
+    forward.defvjp(lambda params, x: (function(params, x), (params, x)), backward)
+    return forward

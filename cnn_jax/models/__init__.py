@@ -22,16 +22,23 @@ import jax.numpy as jnp
 from cnn_jax.models import layers
 from cnn_jax.models.alexnet2012 import AlexNet2012
 from cnn_jax.models.alexnet2014 import AlexNet2014
+from cnn_jax.models.ciresan2010 import Ciresan2010
 from cnn_jax.models.lenet5 import LeNet5
 from cnn_jax.models.lenet5_1998 import LeNet5_1998
+from cnn_jax.models.lenet1989 import LeNet1989
 from cnn_jax.models.mlp import MLP
+from cnn_jax.models.simard2003 import SimardConvNet, SimardMLP
 
 __all__ = [
     "MLP",
     "AlexNet2012",
     "AlexNet2014",
+    "Ciresan2010",
+    "LeNet1989",
     "LeNet5",
     "LeNet5_1998",
+    "SimardConvNet",
+    "SimardMLP",
     "count_connections",
     "count_parameters",
     "layers",
@@ -44,7 +51,7 @@ def count_parameters(params: Any) -> int:
 
 
 def count_connections(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
-    """Connections of each layer for one image [H, W, C], by name: the early papers' measure of work.
+    """Connections of each layer for one image [H, W, C], by name: the early papers' measure.
 
     A unit of a layer with weights has one per input in its window, padding included, and one for
     its bias. Layers without weights have none, but for those that say so by a method

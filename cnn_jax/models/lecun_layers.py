@@ -5,6 +5,7 @@ parameters: how many connections one image passes through, a unit's bias counted
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Literal
 
 import flax.linen as nn
@@ -49,7 +50,8 @@ class TableConv(nn.Module):
     kernel_size, strides, padding: of both dimensions; padding is on all four sides.
     pad_value: what the padding holds. bias: one per "map", one per "unit" (map and position: the
     weights are shared, the thresholds are not), or None. They start at 0.
-    kernel_init: drawn for each output map by itself, so that a fan-in is that map's own.
+    kernel_init: drawn for neighbours in the table with equally many inputs, of the shape [height,
+    width, inputs, maps], so that a fan-in is that of these maps.
     Parameters, float32: kernel [height, width, pairs], the pairs of `table` in its order, and bias
     [D] or [H', W', D]; `dtype` is what the convolution computes in and returns.
 
@@ -100,13 +102,15 @@ class TableConv(nn.Module):
         return positions * (self.kernel_size**2 * pairs + biases)
 
     def _init_kernel(self, key: jax.Array) -> jax.Array:
-        keys = jax.random.split(key, len(self.table))
         size = self.kernel_size
+        groups = [(inputs, len(list(rows))) for inputs, rows in groupby(self.table, len)]
         kernels = [
-            self.kernel_init(k, (size, size, len(inputs), 1), jnp.float32)[..., 0]
-            for k, inputs in zip(keys, self.table, strict=True)
+            self.kernel_init(group_key, (size, size, inputs, maps), jnp.float32)
+            for group_key, (inputs, maps) in zip(
+                jax.random.split(key, len(groups)), groups, strict=True
+            )
         ]
-        return jnp.concatenate(kernels, axis=-1)
+        return jnp.concatenate([k.swapaxes(2, 3).reshape(size, size, -1) for k in kernels], -1)
 
     def _expansion(self, channels: int) -> np.ndarray:
         """Zeros and ones [pairs, channels * maps]: where in a full kernel each pair stands."""

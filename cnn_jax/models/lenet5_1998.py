@@ -76,7 +76,8 @@ class LeNet5_1998(nn.Module):
     fan_in_power: kernels start uniform within 2.4 / fan-in^power. The paper prints power 1
     (appendix A), and the reason that all sums should then spread alike, which asks for 0.5. With 1
     the first activations are so small, and so the curvatures that set the paper's rates, that
-    training diverges within its first pass. squash: the activation. dtype: what the network computes in; parameters are float32 regardless.
+    training diverges within its first pass. squash: the activation. dtype: what the network
+    computes in; parameters are float32 regardless.
 
     Raises UserError for images other than 32x32.
     """

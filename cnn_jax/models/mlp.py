@@ -1,10 +1,12 @@
 """Multilayer perceptron: the baseline that a convolutional network has to beat."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.typing import Initializer
 from jax.typing import DTypeLike
 
 
@@ -21,21 +23,27 @@ class MLP(nn.Module):
     with ReLU in place of their sigmoid units. `widths=()` is multinomial logistic regression.
 
     widths: units of each hidden layer. classes: number of logits. activation: after every hidden
-    layer. dtype: what the network computes in; parameters are float32 regardless.
+    layer. dtype: what the network computes in; parameters are float32 regardless. kernel_init and
+    bias_init: of all layers.
     """
 
     widths: Sequence[int] = (800,)
     classes: int = 10
     activation: Callable[[jax.Array], jax.Array] = nn.relu
     dtype: DTypeLike = jnp.float32
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    bias_init: Initializer = nn.initializers.zeros
 
     @nn.compact
     def __call__(
         self, images: jax.Array, train: bool = False, keys: jax.Array | None = None
     ) -> jax.Array:
         """Logits float32 [B, classes] of images float32 [B, H, W, C]."""
+        dense = partial(
+            nn.Dense, dtype=self.dtype, kernel_init=self.kernel_init, bias_init=self.bias_init
+        )
         x = images.reshape(images.shape[0], -1)
         for number, width in enumerate(self.widths, start=1):
-            x = self.activation(nn.Dense(width, dtype=self.dtype, name=f"fc{number}")(x))
-        logits = nn.Dense(self.classes, dtype=self.dtype, name="output")(x)
+            x = self.activation(dense(width, name=f"fc{number}")(x))
+        logits = dense(self.classes, name="output")(x)
         return logits.astype(jnp.float32)

@@ -13,6 +13,8 @@ from cnn_jax.data import deform
 from cnn_jax.data.deform import random_deformation
 from cnn_jax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 20, 28, 3)).astype(np.uint8)
 KEYS = jax.random.split(jax.random.key(0), len(IMAGES))
 CENTRE = (9.5, 13.5)
@@ -134,8 +136,7 @@ def test_the_transform_deforms_by_the_ranges_that_it_is_given() -> None:
     np.testing.assert_allclose(transform(KEYS, IMAGES), expected, atol=5e-3)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-@pytest.mark.parametrize("sigma", [None, 4.0])
+@pytest.mark.parametrize(("dtype", "sigma"), [(np.uint8, 4.0), (np.float32, None)])
 def test_zero_ranges_are_the_identity(dtype: type, sigma: float | None) -> None:
     outcome = jax.jit(jax.vmap(random_deformation(sigma=sigma)))(KEYS, IMAGES.astype(dtype))
     assert outcome.dtype == np.float32

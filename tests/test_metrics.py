@@ -6,7 +6,7 @@ import pytest
 from sklearn import metrics as reference
 
 from cnn_jax.experiment import PerExample
-from cnn_jax.losses import softmax_cross_entropy
+from cnn_jax.losses import discriminative_map, mean_squared_error, softmax_cross_entropy
 from cnn_jax.metrics import accuracy, top_k
 
 CLASSES = 7
@@ -79,3 +79,24 @@ def test_the_loss_of_huge_logits_is_finite() -> None:
     logits = np.array([[1e4, -1e4], [1e4, -1e4]], np.float32)
     losses = values_of(softmax_cross_entropy, logits, np.array([0, 1]))
     np.testing.assert_allclose(losses, [0, 2e4])
+
+
+def test_mean_squared_error_is_that_of_scikit_learn() -> None:
+    targets = np.where(np.eye(CLASSES)[LABELS] > 0, 1.5, -0.5)
+    values = values_of(mean_squared_error(on=1.5, off=-0.5), LOGITS, LABELS)
+    expected = [reference.mean_squared_error(t, y) for t, y in zip(targets, LOGITS, strict=True)]
+    np.testing.assert_allclose(values, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", (1, 60))
+def test_discriminative_map_is_the_papers_formula(scale: float) -> None:
+    penalties = scale * np.square(LOGITS.astype(np.float64))
+    right = penalties[np.arange(len(LABELS)), LABELS]
+    expected = right + np.log(np.exp(-0.7) + np.exp(-penalties).sum(-1))
+    values = values_of(discriminative_map(0.7), -penalties.astype(np.float32), LABELS)
+    np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_discriminative_map_stays_finite_far_from_every_class() -> None:
+    far = np.full((1, CLASSES), -1e6, np.float32)
+    assert values_of(discriminative_map(0.1), far, LABELS[:1]) == pytest.approx(1e6)

@@ -50,12 +50,17 @@ def diagonal_curvature(
             return arguments[0]
         if not isinstance(layer, BILINEAR):
             return call(*arguments, **keywords)
-        alone = layer.clone(parent=None)
-        squared = _squared(lambda params, x: alone.apply({"params": params}, x))
+        alone = of_squares = layer.clone(parent=None)
+        if isinstance(alone, TableConv):
+            of_squares = alone.clone(pad_value=alone.pad_value**2)  # an input like the others
+        squared = _squared(
+            lambda params, x: alone.apply({"params": params}, x),
+            lambda params, x: of_squares.apply({"params": params}, x),
+        )
         return squared(layer.variables["params"], arguments[0])
 
     def outputs(params: Any) -> jax.Array:
-        squash = _squared(lambda _, x: model.squash(x))
+        squash = _squared(lambda _, x: model.squash(x), None)
         with nn.intercept_methods(square_backward):
             return model.clone(squash=lambda x: squash((), x)).apply({"params": params}, images)
 
@@ -70,11 +75,14 @@ def diagonal_curvature(
     return curvature
 
 
-def _squared(function: Callable[[Any, jax.Array], jax.Array]) -> Callable[..., jax.Array]:
+def _squared(
+    function: Callable[[Any, jax.Array], Any], of_squares: Callable[[Any, jax.Array], Any] | None
+) -> Callable[..., Any]:
     """`function(params, x)` with a backward pass that carries second derivatives.
 
-    A function that is linear in x and in its parameters has the derivatives w and x; its transpose
-    at w^2 and x^2 is the sum over squared derivatives. An activation has f'(x), squared as it is.
+    A layer, linear in x and in its parameters, has the derivatives w and x: its transpose at w^2
+    and x^2 sums their squares. `of_squares` is the layer there; None for an activation, whose
+    derivative f'(x) is squared as it is.
     """
 
     @jax.custom_vjp
@@ -83,11 +91,11 @@ def _squared(function: Callable[[Any, jax.Array], jax.Array]) -> Callable[..., j
 
     def backward(residuals: Any, curvature: jax.Array) -> Any:
         params, x = residuals
-        if not jax.tree.leaves(params):
+        if of_squares is None:
             _, slope = jax.jvp(lambda x: function(params, x), (x,), (jnp.ones_like(x),))
             return params, jnp.square(slope) * curvature
         squares = jax.tree.map(jnp.square, (params, x))
-        return jax.vjp(function, *squares)[1](curvature)
+        return jax.vjp(of_squares, *squares)[1](curvature)
 
     forward.defvjp(lambda params, x: (function(params, x), (params, x)), backward)
     return forward

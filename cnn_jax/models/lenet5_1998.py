@@ -3,6 +3,7 @@ document recognition, Proceedings of the IEEE 86(11), section II.B.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -95,9 +96,12 @@ class LeNet5_1998(nn.Module):
             raise UserError(f"LeNet5_1998 needs images of 32x32 pixels, got {images.shape[1:3]}")
         init = uniform_fan_in(2.4, self.fan_in_power)
         x = Conv(6, 5, dtype=self.dtype, kernel_init=init, name="C1")(images)
-        x = Subsample(dtype=self.dtype, name="S2")(self.squash(x))
+        subsample = partial(
+            Subsample, dtype=self.dtype, coefficient_init=nn.initializers.constant(0.25)
+        )
+        x = subsample(name="S2")(self.squash(x))
         x = TableConv(C3_TABLE, 5, dtype=self.dtype, kernel_init=init, name="C3")(self.squash(x))
-        x = Subsample(dtype=self.dtype, name="S4")(self.squash(x))
+        x = subsample(name="S4")(self.squash(x))
         x = self.squash(x).reshape(x.shape[0], -1)
         x = self.squash(nn.Dense(120, dtype=self.dtype, kernel_init=init, name="C5")(x))
         x = self.squash(nn.Dense(84, dtype=self.dtype, kernel_init=init, name="F6")(x))

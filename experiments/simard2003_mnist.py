@@ -38,8 +38,8 @@ class Config:
     eval_split: str = "test"
     epochs: int = 100
     batch_size: int = 32
-    learning_rate: float = 0.1  # plain gradient descent, a constant factor lower in each epoch
-    final_learning_rate: float = 0.001
+    learning_rate: float = 0.3  # plain gradient descent, a constant factor lower in each epoch
+    final_learning_rate: float = 0.003
     seed: int = 0
 
 

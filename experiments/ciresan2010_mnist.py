@@ -28,10 +28,10 @@ class Config:
     dataset: str = "mnist"
     train_split: str = "train"
     eval_split: str = "test"
-    epochs: int = 100  # about 800 in the paper
-    batch_size: int = 32  # 1 in the paper
-    learning_rate: float = 0.02  # plain gradient descent, a constant factor lower in each epoch
-    final_learning_rate: float = 0.0002
+    epochs: int = 70  # about 800 in the paper
+    batch_size: int = 12  # 1 in the paper
+    learning_rate: float = 0.03  # plain gradient descent, a constant factor lower in each epoch
+    final_learning_rate: float = 0.0003
     scale: float = 0.175
     angle: float = 15.0  # degrees of rotation and shear; half as many for digits 1 and 7
     sigma: float = 5.5  # pixels

@@ -1,0 +1,89 @@
+"""A neocognitron's first module learns strokes from MNIST, unlabelled; ridge regression reads UC1.
+
+    python -m cnn_jax data prepare mnist
+    python -m experiments.neocognitron_mnist --out neocognitron_mnist.json
+
+97.39 % test accuracy with 10,000 labels, in under three minutes on two busy CPU cores.
+
+Beyond Fukushima (1980), who had 16x16 binary patterns and no read-out. UC1 and the penalty were
+chosen with 5,000 labelled training images and 5,000 others held back, never with the test set.
+"""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+
+from cnn_jax import runs
+from cnn_jax.cli import exit_on_user_error, usage_errors_in_one_line
+from cnn_jax.data import load_dataset, load_resident
+from cnn_jax.models import count_parameters
+from cnn_jax.models.neocognitron import PAPER, Constants, init, present, respond
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    planes: int = 24
+    presented: int = 1000  # the first training images, without their labels
+    labelled: int = 10_000  # the first training images, for the read-out
+    penalty: float = 1.0  # of the ridge, in units of a feature's mean energy
+    data_dir: Path | None = None
+    out: Path | None = None  # a JSON file to write the record to
+
+
+def run(config: Config) -> dict[str, float]:
+    started = time.monotonic()
+    constants = Constants((dataclasses.replace(PAPER.modules[0], planes=config.planes),))
+    dataset = load_dataset("mnist", config.data_dir)
+    train, test = (load_resident(dataset, split) for split in ("train", "test"))
+    params = present(init(constants), _retina(train["image"][: config.presented]), constants)
+
+    @jax.jit
+    @jax.vmap
+    def uc1(image: jax.Array) -> jax.Array:
+        return respond(params, image, constants)["UC1"].ravel()
+
+    def features(images: np.ndarray) -> np.ndarray:
+        chunks = range(0, len(images), 500)
+        return np.concatenate([uc1(_retina(images[i : i + 500])) for i in chunks])
+
+    x, y = features(train["image"][: config.labelled]), train["label"][: config.labelled]
+    mean = x.mean(0)
+    x -= mean
+    gram, targets = x.T @ x, np.eye(10, dtype=x.dtype)[y]
+    gram[np.diag_indices_from(gram)] += config.penalty * np.trace(gram) / len(gram)
+    weights = np.linalg.solve(gram, x.T @ (targets - targets.mean(0)))
+    scores = (features(test["image"]) - mean) @ weights + targets.mean(0)
+    return {
+        "accuracy": float(np.mean(scores.argmax(1) == test["label"])),
+        "count": len(scores),
+        "parameters": count_parameters(params) + weights.size + len(targets[0]),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def _retina(images: np.ndarray) -> np.ndarray:
+    return images[..., 0].astype(np.float32) / 255
+
+
+def main() -> None:
+    with exit_on_user_error():
+        with usage_errors_in_one_line():
+            config = tyro.cli(Config, description=__doc__)
+        result = run(config)
+        print(json.dumps(result))
+        if config.out:
+            settings = runs.to_json(dataclasses.replace(config, data_dir=None, out=None))
+            record = {"experiment": "neocognitron_mnist", "config": settings}
+            record |= {"environment": runs.environment(), "split": "test"}
+            record |= {name: result.pop(name) for name in ("count", "parameters")}
+            record["runs"] = [result]
+            config.out.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 import tyro
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cnn_jax import data
+from cnn_jax import data, ladder
 from cnn_jax.cli import exit_on_user_error, usage_errors_in_one_line
 from cnn_jax.evaluate import evaluate_run
 from cnn_jax.feed import Kind
@@ -91,6 +92,20 @@ def data_info(name: Name, data_dir: DataDir = None, json: bool = False) -> None:
     _show(data.describe(name, data_dir), json)
 
 
+def ladder_command() -> None:
+    """Print the ladder: every network's size and published error beside ours.
+
+    Our figures come from the records in experiments/results, each made by the script it is named
+    after.
+    """
+    table = Table(*ladder.HEADER, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for row in ladder.rows():
+        table.add_row(*row)
+    # Lines that a narrow terminal wraps are easier to read than cells that are cut.
+    width = Console(width=1000).measure(table).maximum
+    Console(width=max(Console().width, width)).print(table)
+
+
 def _show(values: Mapping[str, Any], json: bool) -> None:
     if json:
         print(json_module.dumps(values))
@@ -136,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with exit_on_user_error():
         with usage_errors_in_one_line():
             run: Any = tyro.cli(
-                _one_of({"evaluate": evaluate, "data": data_command}),
+                _one_of({"evaluate": evaluate, "data": data_command, "ladder": ladder_command}),
                 prog="python -m cnn_jax",
                 description=__doc__,
                 args=arguments,

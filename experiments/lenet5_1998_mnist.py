@@ -2,8 +2,9 @@
 
 python -m cnn_jax data prepare mnist
 python -m experiments.lenet5_1998_mnist
+python -m experiments.lenet5_1998_mnist --distorted --epochs 60
 
-LeCun et al. (1998): 0.95 % test error. Ours: untrained.
+LeCun et al. (1998): 0.95 % test error, 0.8 % with distortions. Ours: untrained.
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import jax
 from cnn_jax.cli import main
 from cnn_jax.data import epoch_permutation, load_dataset
 from cnn_jax.data.augment import pad
+from cnn_jax.data.deform import random_deformation
 from cnn_jax.experiment import Experiment, epochs_to_steps
 from cnn_jax.losses import discriminative_map
 from cnn_jax.models import LeNet5_1998
@@ -29,9 +31,10 @@ class Config:
     dataset: str = "mnist"
     train_split: str = "train"
     eval_split: str = "test"
-    epochs: float = 20
+    distorted: bool = False  # by affine maps, anew in each epoch; the paper has ten of each digit
+    epochs: float = 20  # the rates fall as over the paper's 20 passes
     batch_size: int = 1
-    mu: float = 0.02  # added to the curvatures, of which the rates are the inverse
+    mu: float = 0.1  # added to the curvatures, which the rates are divided by; the paper: 0.02
     curvature_examples: int = 500  # for their estimate, renewed before each epoch
     rejection: float = 0.1  # the loss's penalty j of "none of these", which the paper does not give
     seed: int = 0
@@ -40,29 +43,29 @@ class Config:
 def build(config: Config, data_dir: Path | None = None) -> Experiment:
     dataset = load_dataset(config.dataset, data_dir).scaled(-0.1, 1.175)
     examples = dataset.num_examples(config.train_split)
-    one_pass = epochs_to_steps(1, examples, config.batch_size)
-    model, loss = LeNet5_1998(), discriminative_map(config.rejection)
-    to_32x32 = pad(2, 2, 2, 2)
-    estimate = jax.jit(partial(diagonal_curvature, model, loss=loss))
+    steps, epoch = (epochs_to_steps(n, examples, config.batch_size) for n in (config.epochs, 1))
+    loss = discriminative_map(config.rejection)
+    estimate = jax.jit(partial(diagonal_curvature, LeNet5_1998(), loss=loss))
+    distortion = random_deformation(shift=2, scale=0.15, shear=10)
 
     def renew_curvature(state, evaluate):
-        order = epoch_permutation(config.seed, int(state.step) // one_pass, examples)
+        order = epoch_permutation(config.seed, int(state.step) // epoch, examples)
         sample = dataset.open(config.train_split).read(order[: config.curvature_examples])
-        images = prepare_images(experiment, [to_32x32], sample["image"], keys=None)
+        images = prepare_images(experiment, [pad(2, 2, 2, 2)], sample["image"], keys=None)
         curvature = estimate(state.params, images, sample["label"])
         return state._replace(opt_state=with_curvature(state.opt_state, curvature))
 
     experiment = Experiment(
-        model=model,
-        optimizer=diagonal_levenberg_marquardt(lecun1998_rates(one_pass), config.mu),
+        model=LeNet5_1998(),
+        optimizer=diagonal_levenberg_marquardt(lecun1998_rates(-(-steps // 20)), config.mu),
         dataset=dataset,
         train_split=config.train_split,
         eval_split=config.eval_split,
         batch_size=config.batch_size,
-        steps=epochs_to_steps(config.epochs, examples, config.batch_size),
+        steps=steps,
         seed=config.seed,
-        train_transforms=[to_32x32],
-        eval_transforms=[to_32x32],
+        train_transforms=[pad(2, 2, 2, 2), *[distortion] * config.distorted],
+        eval_transforms=[pad(2, 2, 2, 2)],
         loss=loss,
         before_epoch=renew_curvature,
     )

@@ -1,25 +1,26 @@
-"""Turn finished runs into records, and records into README's table of results.
+"""Turn finished runs into records, and records into README's table.
 
     python -m experiments.report collect runs/lenet5_mnist-*
+    python -m experiments.report collect runs/simard2003_mnist-* --name simard2003_mnist-mlp-none
     python -m experiments.report table
 
-`collect` writes `experiments/results/EXPERIMENT.json` from runs that differ in their seed only;
-`table` writes the table between the marks in README.md. A test holds the two together.
+`collect` writes `experiments/results/NAME.json` from runs that differ in their seed only; NAME is
+the script's, unless it has several records. `table` writes the table of `python -m cnn_jax ladder`
+between the marks in README.md. A test holds the two together.
 """
 
 import argparse
 import json
-import statistics
 import sys
 from pathlib import Path
-from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+from cnn_jax import ladder
+
 README = Path(__file__).parents[1] / "README.md"
-MARKS = ("<!-- results: python -m experiments.report table -->\n", "<!-- end of results -->\n")
+MARKS = ("<!-- ladder: python -m experiments.report table -->\n", "<!-- end of the ladder -->\n")
 
 
-def collect(folders: list[Path]) -> Path:
+def collect(folders: list[Path], name: str | None = None) -> Path:
     """Write one record of several runs of one experiment.
 
     Raises:
@@ -37,7 +38,7 @@ def collect(folders: list[Path]) -> Path:
         records.append({"seed": seed, **result})
     if any(c != common[0] for c in common):
         raise ValueError("the runs differ in more than their seed")
-    path = RESULTS / f"{common[0]['experiment']}.json"
+    path = ladder.RECORDS / f"{name or common[0]['experiment']}.json"
     path.parent.mkdir(exist_ok=True)
     records.sort(key=lambda r: r["seed"])
     path.write_text(json.dumps(common[0] | {"runs": records}, indent=2) + "\n")
@@ -45,38 +46,9 @@ def collect(folders: list[Path]) -> Path:
 
 
 def table() -> str:
-    """The Markdown table of all records, in order of parameters."""
-    lines = [
-        "| experiment | parameters | accuracy | seeds | training time | on |",
-        "|---|---|---|---|---|---|",
-    ]
-    records = [json.loads(path.read_text()) for path in RESULTS.glob("*.json")]
-    for record in sorted(records, key=lambda r: (r["parameters"], r["experiment"])):
-        lines.append("| " + " | ".join(_cells(record)) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def accuracy(record: dict[str, Any]) -> str:
-    """Mean and, of several seeds, standard deviation, in per cent: as scripts claim it."""
-    accuracies = [100 * run["accuracy"] for run in record["runs"]]
-    text = f"{statistics.mean(accuracies):.2f} %"
-    if len(accuracies) > 1:
-        text += f" ± {statistics.stdev(accuracies):.2f}"
-    return text
-
-
-def _cells(record: dict[str, Any]) -> list[str]:
-    name, environment, runs = record["experiment"], record["environment"], record["runs"]
-    seconds = statistics.median(run["seconds"] for run in runs)
-    cores = f", {environment['cores']} cores" if environment["platform"] == "cpu" else ""
-    return [
-        f"[`{name}`](experiments/{name}.py)",
-        f"{record['parameters']:,}",
-        f"{accuracy(record)} of {record['count']:,}",
-        str(len(runs)),
-        f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min",
-        f"{environment['devices']} × {environment['device']}{cores}",
-    ]
+    """The ladder in Markdown."""
+    lines = [ladder.HEADER, ("---",) * len(ladder.HEADER), *ladder.rows()]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def write_table() -> None:
@@ -87,15 +59,19 @@ def write_table() -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("collect").add_argument("run", type=Path, nargs="+")
+    collector = commands.add_parser("collect")
+    collector.add_argument("run", type=Path, nargs="+")
+    collector.add_argument("--name", help="of the record, without .json")
     commands.add_parser("table")
     flags = parser.parse_args()
     if flags.command == "table":
         write_table()
     else:
         try:
-            print(collect(flags.run))
+            print(collect(flags.run, flags.name))
         except (OSError, KeyError, ValueError) as error:
             sys.exit(f"error: {error}")

@@ -36,9 +36,22 @@ TABLE = {
     "lenet5_fashion_mnist": Row((28, 28, 1), {"batch_size": 4}),
     "mlp_mnist": Row((28, 28, 1), {"batch_size": 4, "hidden_units": 8}),
     "alexnet_imagenette": Row((68, 68, 3), {"batch_size": 2, "image_size": 64}),
+    "lenet1989_usps": Row((16, 16, 1), {"batch_size": 4}),
+    "lenet5_1998_mnist": Row((28, 28, 1), {"curvature_examples": 3, "batch_size": 4}),
+    "simard2003_mnist": Row((28, 28, 1), {"batch_size": 4}),
+    "ciresan2010_mnist": Row((28, 28, 1), {"batch_size": 4}),
+    "alexnet2012_imagenette": Row(
+        (68, 68, 3),
+        {"batch_size": 2, "image_size": 64, "width": 0.25}
+        | {"train_split": "train", "eval_split": "val"},  # whole ones, where they are slices
+    ),
+    "alexnet2014_imagenette": Row((72, 72, 3), {"batch_size": 2, "image_size": 64, "width": 0.25}),
+    "alexnet2019_imagenette": Row(
+        (112, 112, 3), {"batch_size": 2, "image_size": 96, "width": 0.25}
+    ),
     "alexnet_imagenet": Row((68, 68, 3), {"batch_size": 2, "image_size": 64}),
 }
-OTHERS = {"__init__", "report"}
+OTHERS = {"__init__", "report", "neocognitron", "neocognitron_mnist"}  # not gradient descent
 
 
 def noise(config: Any, image_shape: tuple[int, int, int]) -> Dataset:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 ROWS: list[set[str]] = [
     {"errors"},
     {"models", "data", "losses", "metrics", "optim", "parallel", "checkpoint", "record", "runs"},
-    {"experiment"},
+    {"experiment", "ladder"},
     {"step", "feed"},
     {"evaluate"},
     {"train"},

@@ -9,7 +9,22 @@ import numpy as np
 import pytest
 
 from cnn_jax import models
-from cnn_jax.models import MLP, AlexNet2012, AlexNet2014, LeNet5, count_parameters, layers
+from cnn_jax.models import (
+    MLP,
+    AlexNet2012,
+    AlexNet2014,
+    AlexNet2019,
+    Ciresan2010,
+    LeNet5,
+    LeNet5_1998,
+    LeNet1989,
+    SimardConvNet,
+    SimardMLP,
+    count_connections,
+    count_parameters,
+    layers,
+)
+from cnn_jax.models.lenet5_1998 import bitmaps
 
 KEY = jax.random.key(0)
 
@@ -30,6 +45,49 @@ PUBLISHED = {
         636_010,
         {"fc1": 628_000, "output": 8_010},
         {"fc1": (800,), "output": (10,)},
+    ),
+    "LeNet1989": Published(
+        LeNet1989(),
+        (16, 16, 1),
+        9_760,
+        {"H1": 1_068, "H2": 2_592, "H3": 5_790, "output": 310},
+        {"H1": (8, 8, 12), "H2": (4, 4, 12), "H3": (30,), "output": (10,)},
+    ),
+    "LeNet5_1998": Published(
+        LeNet5_1998(),
+        (32, 32, 1),
+        60_000,
+        {"C1": 156, "S2": 12, "C3": 1_516, "S4": 32, "C5": 48_120, "F6": 10_164},
+        {
+            "C1": (28, 28, 6),
+            "S2": (14, 14, 6),
+            "C3": (10, 10, 16),
+            "S4": (5, 5, 16),
+            "C5": (120,),
+            "F6": (84,),
+            "output": (10,),
+        },
+    ),
+    "SimardMLP": Published(
+        SimardMLP(),
+        (28, 28, 1),
+        636_010,
+        {"fc1": 628_000, "output": 8_010},
+        {"fc1": (800,), "output": (10,)},
+    ),
+    "SimardConvNet": Published(
+        SimardConvNet(),
+        (29, 29, 1),
+        132_540,
+        {"C1": 130, "C2": 6_300, "F3": 125_100, "output": 1_010},
+        {"C1": (13, 13, 5), "C2": (5, 5, 50), "F3": (100,), "output": (10,)},
+    ),
+    "Ciresan2010": Published(
+        Ciresan2010(1),
+        (29, 29, 1),
+        1_347_510,
+        {"fc1": 842_000, "fc2": 500_500, "output": 5_010},
+        {"fc1": (1000,), "fc2": (500,), "output": (10,)},
     ),
     "LeNet5": Published(
         LeNet5(),
@@ -110,8 +168,33 @@ PUBLISHED = {
     ),
 }
 
+# torchvision's AlexNet, with a blur wherever it skips pixels.
+PUBLISHED["AlexNet2019"] = Published(
+    AlexNet2019(),
+    (224, 224, 3),
+    61_100_840,
+    PUBLISHED["AlexNet2014"].parameters,
+    PUBLISHED["AlexNet2014"].shapes
+    | {
+        "conv1": (109, 109, 64),
+        "pool1": (53, 53, 64),
+        "pool2": (25, 25, 192),
+        "pool5": (11, 11, 256),
+        "blur_conv1": (55, 55, 64),
+        "blur_pool1": (27, 27, 64),
+        "blur_pool2": (13, 13, 192),
+        "blur_pool5": (6, 6, 256),
+    },
+)
+
 # Small enough to compute, with every layer in use.
 SMALL = {
+    "LeNet1989": (LeNet1989(), (16, 16, 1)),
+    "LeNet5_1998": (LeNet5_1998(), (32, 32, 1)),
+    "SimardMLP": (SimardMLP(), (10, 10, 1)),
+    "SimardConvNet": (SimardConvNet(), (29, 29, 1)),
+    "Ciresan2010": (Ciresan2010(1), (8, 8, 1)),
+    "AlexNet2019": (AlexNet2019(classes=10), (95, 97, 3)),
     "MLP": (MLP(widths=(16, 12)), (8, 8, 1)),
     "LeNet5": (LeNet5(), (28, 28, 1)),
     "AlexNet2012": (AlexNet2012(classes=10), (67, 64, 3)),
@@ -121,6 +204,12 @@ SMALL = {
 # The first five logits of `example`: what the first version of each network gave, so that no later
 # change alters a network, its initial values or its names unnoticed.
 GOLDEN = {
+    "LeNet1989": [0.0011416, 0.00238265, 0.00322305, 0.000952593, -0.00375474],
+    "LeNet5_1998": [-94.0259, -89.2849, -102.546, -85.569, -91.62],
+    "SimardMLP": [-1.1803, -0.565524, 0.362623, 0.452064, -0.861715],
+    "SimardConvNet": [-0.0217732, 0.0223101, 0.0641195, 0.0498884, -0.00363178],
+    "Ciresan2010": [0.156057, 0.15682, -0.161077, -0.174867, -0.170528],
+    "AlexNet2019": [0.0101619, 0.00815666, 0.00941176, 0.0045389, -0.00628051],
     "MLP": [-0.530971, -0.525337, -0.192961, 0.885072, 0.0698392],
     "LeNet5": [-0.26764, -0.188625, -0.156061, 0.00693405, 0.256489],
     "AlexNet2012": [1.42737, -0.998092, 0.954869, 0.624879, -0.00464541],
@@ -196,6 +285,28 @@ def test_the_docstring_tells_every_layer_and_the_total(name):
         assert f"| {layer} " in text and f"{parameters:,}" in text
 
 
+def test_lenet5_has_the_connections_of_the_paper():
+    connections = count_connections(LeNet5_1998(), (32, 32, 1))
+    assert connections == {
+        "C1": 122_304,
+        "S2": 5_880,
+        "C3": 151_600,
+        "S4": 2_000,
+        "C5": 48_120,
+        "F6": 10_164,
+        "output": 840,
+    }
+    assert sum(connections.values()) == 340_908
+
+
+def test_the_digits_of_figure_3_are_apart():
+    """The nearest two, 6 and 8, differ in 12 of 84 places."""
+    digits = np.array(bitmaps())
+    assert digits.shape == (10, 84) and set(digits.flat) == {-1.0, 1.0}
+    apart = (digits[:, None] != digits[None]).sum(-1) + 84 * np.eye(10, dtype=int)
+    assert apart.min() == 12 == apart[6, 8]
+
+
 def test_alexnet_has_the_neurons_of_the_paper():
     """Section 3.5 states 650,000; Figure 2 prints 253,440 for conv1 where 55x55x96 is 290,400."""
     published = PUBLISHED["AlexNet2012"]
@@ -223,7 +334,13 @@ def test_other_sizes_and_fields(model, image, layer, shape, total):
 
 @pytest.mark.parametrize(
     ("model", "smallest"),
-    ((LeNet5(), 12), (LeNet5(padding=0), 16), (AlexNet2012(), 64), (AlexNet2014(), 63)),
+    (
+        (LeNet5(), 12),
+        (LeNet5(padding=0), 16),
+        (AlexNet2012(), 64),
+        (AlexNet2014(), 63),
+        (AlexNet2019(), 95),
+    ),
 )
 def test_images_that_are_too_small_are_refused_and_no_others(model, smallest):
     shapes_of(model, (smallest, smallest, 3))

@@ -71,7 +71,7 @@ def random_crop(size: int, padding: int = 0) -> Transform:
         padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
         height, width, channels = _check_crop(size, padded.shape)
         last = jnp.array([height - size, width - size])
-        top, left = jax.random.randint(_given(key), (2,), 0, last + 1)
+        top, left = jax.random.randint(given(key), (2,), 0, last + 1)
         return jax.lax.dynamic_slice(padded, (top, left, 0), (size, size, channels))
 
     return transform
@@ -82,7 +82,7 @@ def random_shift(max_pixels: int) -> Transform:
 
     def transform(key: jax.Array | None, image: jax.Array) -> jax.Array:
         padded = jnp.pad(image, ((max_pixels, max_pixels), (max_pixels, max_pixels), (0, 0)))
-        top, left = jax.random.randint(_given(key), (2,), 0, 2 * max_pixels + 1)
+        top, left = jax.random.randint(given(key), (2,), 0, 2 * max_pixels + 1)
         return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
 
     return transform
@@ -92,7 +92,7 @@ def random_flip() -> Transform:
     """The image or, in one case of two, its mirror image (left and right exchanged)."""
 
     def transform(key: jax.Array | None, image: jax.Array) -> jax.Array:
-        return jnp.where(jax.random.bernoulli(_given(key)), image[:, ::-1], image)
+        return jnp.where(jax.random.bernoulli(given(key)), image[:, ::-1], image)
 
     return transform
 
@@ -104,7 +104,8 @@ def _check_crop(size: int, shape: tuple[int, ...]) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def _given(key: jax.Array | None) -> jax.Array:
+def given(key: jax.Array | None) -> jax.Array:
+    """The key of a random transform; ValueError if there is none."""
     if key is None:
         raise ValueError("a random transform needs a key; evaluation has none, use a fixed one")
     return key

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from cnn_jax.data.augment import Transform
+from cnn_jax.data.augment import Transform, given
 from cnn_jax.errors import UserError
 
 
@@ -50,9 +50,7 @@ def random_deformation(
         raise UserError("alpha needs sigma, the smoothness of the elastic field in pixels")
 
     def transform(key: jax.Array | None, image: jax.Array) -> jax.Array:
-        if key is None:
-            raise ValueError("a random deformation needs a key; evaluation has none")
-        return deform(key, image, sigma=sigma, **ranges)
+        return deform(given(key), image, sigma=sigma, **ranges)
 
     return transform
 

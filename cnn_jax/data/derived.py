@@ -1,11 +1,12 @@
 """What is derived from stored examples and kept beside them: whole or absent, fresh or rebuilt."""
 
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 FOLDER = "cnn_jax"  # inside the folder of the prepared dataset
 
@@ -15,6 +16,34 @@ def stamp(folder: Path) -> str:
     files = sorted((path.name, path.stat()) for path in folder.iterdir() if path.is_file())
     text = repr([(name, status.st_size, status.st_mtime_ns) for name, status in files])
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def remember(
+    name: str, folder: Path, file_name: str, measure: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """What `measure` returns of the dataset `name` in `folder`, kept as JSON from then on.
+
+    The file lies beside the dataset, or in ~/.cache/cnn_jax where that folder cannot be written.
+    """
+    elsewhere = Path("~/.cache/cnn_jax").expanduser() / name / folder.name
+    places = (folder / FOLDER / file_name, elsewhere / file_name)
+    now = stamp(folder)
+    for path in places:
+        try:
+            saved = json.loads(path.read_text())
+            if saved.pop("stamp") == now:
+                return saved
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # absent, or not ours: measured again
+    measured = measure()
+    text = json.dumps(measured | {"stamp": now}, indent=2) + "\n"
+    for path in places:
+        try:
+            write(path, lambda file: file.write(text.encode()))
+            break
+        except OSError:
+            continue  # a folder that is not ours to write in
+    return measured
 
 
 def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:

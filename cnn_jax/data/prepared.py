@@ -1,6 +1,5 @@
 """Reading what is prepared on disk in TFDS's ArrayRecord format, ours or TFDS's own."""
 
-import json
 import math
 import os
 import re
@@ -175,30 +174,14 @@ def _damaged(name: str, folder: Path, error: Exception) -> UserError:
 def _cached_statistics(
     name: str, folder: Path, shape: tuple[int, int, int], train: Source, origin: str
 ) -> statistics.Statistics:
+    def measure() -> dict[str, Any]:
+        if len(train) * math.prod(shape) > 1e9:
+            print(
+                f"{name}: measuring mean and deviation of {len(train):,} images, once", flush=True
+            )
+        return asdict(statistics.measure(train.chunks(), origin))
+
     file_name = f"statistics-{'x'.join(map(str, shape))}.json"
-    elsewhere = Path("~/.cache/cnn_jax").expanduser() / name / folder.name
-    places = (folder / derived.FOLDER / file_name, elsewhere / file_name)
-    stamp = derived.stamp(folder)
-    for path in places:
-        try:
-            saved = json.loads(path.read_text())
-            if saved["stamp"] == stamp:
-                return statistics.Statistics(
-                    mean=tuple(saved["mean"]),
-                    std=tuple(saved["std"]),
-                    sha256=saved["sha256"],
-                    origin=saved["origin"],
-                )
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # absent, or not ours: measured again
-    if len(train) * math.prod(shape) > 1e9:
-        print(f"{name}: measuring mean and deviation of {len(train):,} images, once", flush=True)
-    measured = statistics.measure(train.chunks(), origin)
-    text = json.dumps({**asdict(measured), "stamp": stamp}, indent=2) + "\n"
-    for path in places:
-        try:
-            derived.write(path, lambda file: file.write(text.encode()))
-            break
-        except OSError:
-            continue  # a folder that is not ours to write in
-    return measured
+    measured = derived.remember(name, folder, file_name, measure)
+    mean, std = tuple(measured.pop("mean")), tuple(measured.pop("std"))
+    return statistics.Statistics(mean=mean, std=std, **measured)

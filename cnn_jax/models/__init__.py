@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from cnn_jax.models import layers
 from cnn_jax.models.alexnet2012 import AlexNet2012
 from cnn_jax.models.alexnet2014 import AlexNet2014
+from cnn_jax.models.alexnet2019 import AlexNet2019
 from cnn_jax.models.ciresan2010 import Ciresan2010
 from cnn_jax.models.lenet5 import LeNet5
 from cnn_jax.models.lenet5_1998 import LeNet5_1998
@@ -33,6 +34,7 @@ __all__ = [
     "MLP",
     "AlexNet2012",
     "AlexNet2014",
+    "AlexNet2019",
     "Ciresan2010",
     "LeNet1989",
     "LeNet5",

@@ -7,6 +7,7 @@ Convolution, pooling and response normalisation have two forms with the same val
 XLA's own operators, for accelerators, and those of `cpu_forms`. `forms` alone chooses between them.
 """
 
+import math
 import zlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.typing import Initializer
 from jax import lax
 from jax.typing import DTypeLike
@@ -49,14 +51,42 @@ def avg_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
 def local_response_norm(x: jax.Array, k: float, n: int, alpha: float, beta: float) -> jax.Array:
     """Divide x [B, H, W, C] by (k + alpha * sum of squares over n adjacent maps) ** beta.
 
-    The sum is not divided by n, as printed in Krizhevsky et al. (2012), section 3.3 (Caffe and
-    cuda-convnet2 divide it). At the first and last maps it has fewer terms. Computed in float32.
+    The sum is not divided by n, as printed in Krizhevsky et al. (2012), section 3.3. Caffe and
+    cuda-convnet2 divide it, so that their alpha is n times as large as here. At the first and last
+    maps it has fewer terms. Computed in float32.
     """
     squares = jnp.square(x.astype(jnp.float32))
     sums = lax.reduce_window(
         squares, 0.0, lax.add, (1, 1, 1, n), (1, 1, 1, 1), [(0, 0)] * 3 + [(n // 2, n // 2)]
     )
     return x * jnp.power(k + alpha * sums, -beta).astype(x.dtype)
+
+
+def blur_pool(x: jax.Array, taps: int, stride: int) -> jax.Array:
+    """Blur every map of x [B, H, W, C] by a binomial filter, then keep each `stride`-th pixel.
+
+    The filter has taps x taps binomial coefficients, divided by their sum. The maps are padded by
+    their reflection, (taps - 1) // 2 pixels before and taps // 2 after, so that the result is
+    [B, ceil(H / stride), ceil(W / stride), C].
+
+    As products with one matrix for the rows and one for the columns: on two CPU cores sums of
+    shifted slices and XLA's convolution with a group per map took longer, gradients included.
+    """
+    rows, columns = (
+        jnp.asarray(_blur_matrix(size, taps, stride), x.dtype) for size in x.shape[1:3]
+    )
+    x = jnp.einsum("yh,bhwc->bywc", rows, x, precision=lax.Precision.HIGHEST)
+    return jnp.einsum("xw,bywc->byxc", columns, x, precision=lax.Precision.HIGHEST)
+
+
+def _blur_matrix(size: int, taps: int, stride: int) -> np.ndarray:
+    """[ceil(size / stride), size]: what each pixel of a line gives to each blurred one."""
+    weights = [math.comb(taps - 1, i) / 2 ** (taps - 1) for i in range(taps)]
+    reflected = np.pad(np.arange(size), ((taps - 1) // 2, taps // 2), mode="reflect")
+    matrix = np.zeros((-(-size // stride), size))
+    for row, start in zip(matrix, range(0, size, stride), strict=True):
+        np.add.at(row, reflected[start : start + taps], weights)
+    return matrix
 
 
 def dropout(x: jax.Array, keys: jax.Array, rate: float, salt: int) -> jax.Array:
@@ -173,11 +203,34 @@ class AvgPool(nn.Module):
         return forms().avg_pool(x, self.window, self.stride)
 
 
+class BlurPool(nn.Module):
+    """Downsampling by `stride` after a binomial blur, against aliasing. No parameters.
+
+    taps: length of the filter, 1 to 7: 1 only subsamples, 2 is the paper's Rect-2, 3 Tri-3, 5
+    Bin-5. Source: Zhang (2019), Making convolutional networks shift-invariant again, section 3;
+    the padding by reflection and 4 taps are those of its code (adobe/antialiased-cnns).
+
+    Raises ValueError for other taps, and for maps too small to be reflected.
+    """
+
+    taps: int = 3
+    stride: int = 2
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [B, H, W, C] to maps [B, ceil(H / stride), ceil(W / stride), C]."""
+        if not 1 <= self.taps <= 7:
+            raise ValueError(f"{self.name}: a blur has 1 to 7 taps, got {self.taps}")
+        _check_fits(self, x, (self.taps // 2 + 1, self.taps // 2 + 1))
+        return blur_pool(x, self.taps, self.stride)
+
+
 class LocalResponseNorm(nn.Module):
     """Competition between adjacent maps at the same position, with the paper's constants.
 
     b_i = a_i / (k + alpha * sum of a_j^2 for |j - i| <= n // 2) ^ beta, the sum not divided by n.
-    Source: Krizhevsky, Sutskever and Hinton (2012), section 3.3. Raises ValueError if n is even.
+    Source: Krizhevsky, Sutskever and Hinton (2012), section 3.3. Where the sum is divided by n
+    (Caffe, cuda-convnet2), write alpha=1e-4 / 5. Raises ValueError if n is even.
     """
 
     k: float = 2.0

@@ -8,6 +8,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.typing import Initializer
 from jax.typing import DTypeLike
 
 from cnn_jax.errors import UserError
@@ -74,16 +75,17 @@ class LeNet5_1998(nn.Module):
     logits; train with `losses.discriminative_map`. Subsampling starts as a mean of its four inputs,
     biases at 0, of which the paper says nothing.
 
-    fan_in_power: kernels start uniform within 2.4 / fan-in^power. The paper prints power 1
-    (appendix A), and the reason that all sums should then spread alike, which asks for 0.5. With 1
-    the first activations are so small, and so the curvatures that set the paper's rates, that
+    kernel_init: uniform with variance 1 / fan-in, after LeCun, Bottou, Orr and Müller (1998),
+    Efficient BackProp, section 4.6. The paper prints uniform within 2.4 / fan-in (appendix A),
+    `uniform_fan_in()`, and as its reason that all sums should spread alike, which that does not
+    give: the first activations are so small, and so the curvatures that set the paper's rates, that
     training diverges within its first pass. squash: the activation. dtype: what the network
     computes in; parameters are float32 regardless.
 
     Raises UserError for images other than 32x32.
     """
 
-    fan_in_power: float = 0.5
+    kernel_init: Initializer = uniform_fan_in(3**0.5, power=0.5)
     squash: Callable[[jax.Array], jax.Array] = scaled_tanh
     dtype: DTypeLike = jnp.float32
 
@@ -94,7 +96,7 @@ class LeNet5_1998(nn.Module):
         """Logits float32 [B, 10] of images float32 [B, 32, 32, 1], background -0.1, ink 1.175."""
         if images.shape[1:3] != (32, 32):
             raise UserError(f"LeNet5_1998 needs images of 32x32 pixels, got {images.shape[1:3]}")
-        init = uniform_fan_in(2.4, self.fan_in_power)
+        init = self.kernel_init
         x = Conv(6, 5, dtype=self.dtype, kernel_init=init, name="C1")(images)
         subsample = partial(
             Subsample, dtype=self.dtype, coefficient_init=nn.initializers.constant(0.25)

@@ -1,17 +1,15 @@
 """LeNet-5 as printed, trained as printed: one example at a time, a rate for every weight.
 
-python -m cnn_jax data prepare mnist
-python -m experiments.lenet5_1998_mnist
-python -m experiments.lenet5_1998_mnist --distorted --epochs 60
+    python -m experiments.lenet5_1998_mnist [--distorted --epochs 60]
 
 LeCun et al. (1998): 0.95 % test error, 0.8 % with distortions. Ours: untrained.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from cnn_jax.cli import main
 from cnn_jax.data import epoch_permutation, load_dataset
@@ -22,7 +20,6 @@ from cnn_jax.losses import discriminative_map
 from cnn_jax.models import LeNet5_1998
 from cnn_jax.models.curvature import diagonal_curvature
 from cnn_jax.optim import diagonal_levenberg_marquardt, lecun1998_rates, with_curvature
-from cnn_jax.step import prepare_images
 from cnn_jax.train import Options
 
 
@@ -34,9 +31,7 @@ class Config:
     distorted: bool = False  # by affine maps, anew in each epoch; the paper has ten of each digit
     epochs: float = 20  # the rates fall as over the paper's 20 passes
     batch_size: int = 1
-    mu: float = 0.1  # added to the curvatures, which the rates are divided by; the paper: 0.02
-    curvature_examples: int = 500  # for their estimate, renewed before each epoch
-    rejection: float = 0.1  # the loss's penalty j of "none of these", which the paper does not give
+    mu: float = 0.1  # added to the curvatures that divide the rates; 0.02 in the paper
     seed: int = 0
 
 
@@ -44,18 +39,18 @@ def build(config: Config, data_dir: Path | None = None) -> Experiment:
     dataset = load_dataset(config.dataset, data_dir).scaled(-0.1, 1.175)
     examples = dataset.num_examples(config.train_split)
     steps, epoch = (epochs_to_steps(n, examples, config.batch_size) for n in (config.epochs, 1))
-    loss = discriminative_map(config.rejection)
-    estimate = jax.jit(partial(diagonal_curvature, LeNet5_1998(), loss=loss))
+    loss = discriminative_map(rejection=0.1)  # the paper does not give its j
     distortion = random_deformation(shift=2, scale=0.15, shear=10)
+    estimate = jax.jit(lambda *sample: diagonal_curvature(LeNet5_1998(), *sample, loss))
 
-    def renew_curvature(state, evaluate):
-        order = epoch_permutation(config.seed, int(state.step) // epoch, examples)
-        sample = dataset.open(config.train_split).read(order[: config.curvature_examples])
-        images = prepare_images(experiment, [pad(2, 2, 2, 2)], sample["image"], keys=None)
+    def renew_curvature(state, evaluate):  # from the 500 examples that the epoch begins with
+        first = epoch_permutation(config.seed, int(state.step) // epoch, examples)[:500]
+        sample = dataset.open(config.train_split).read(first)
+        images = np.pad(sample["image"], ((0, 0), (2, 2), (2, 2), (0, 0))) / 255 * 1.275 - 0.1
         curvature = estimate(state.params, images, sample["label"])
         return state._replace(opt_state=with_curvature(state.opt_state, curvature))
 
-    experiment = Experiment(
+    return Experiment(
         model=LeNet5_1998(),
         optimizer=diagonal_levenberg_marquardt(lecun1998_rates(-(-steps // 20)), config.mu),
         dataset=dataset,
@@ -69,7 +64,6 @@ def build(config: Config, data_dir: Path | None = None) -> Experiment:
         loss=loss,
         before_epoch=renew_curvature,
     )
-    return experiment
 
 
 if __name__ == "__main__":

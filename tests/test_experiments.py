@@ -37,7 +37,7 @@ TABLE = {
     "mlp_mnist": Row((28, 28, 1), {"batch_size": 4, "hidden_units": 8}),
     "alexnet_imagenette": Row((68, 68, 3), {"batch_size": 2, "image_size": 64}),
     "lenet1989_usps": Row((16, 16, 1), {"batch_size": 4}),
-    "lenet5_1998_mnist": Row((28, 28, 1), {"curvature_examples": 3, "batch_size": 4}),
+    "lenet5_1998_mnist": Row((28, 28, 1), {"batch_size": 4}),
     "simard2003_mnist": Row((28, 28, 1), {"batch_size": 4}),
     "ciresan2010_mnist": Row((28, 28, 1), {"batch_size": 4}),
     "alexnet2012_imagenette": Row(

@@ -244,7 +244,8 @@ def _before_epoch(
     renewed = experiment.before_epoch(
         state, lambda: metrics or evaluate(state.params, state.model_state, eval_feed)
     )
-    return parallel.replicate(renewed)
+    # Copies, since buffers are handed to the next step for reuse, each of them once.
+    return parallel.replicate(jax.tree.map(jnp.copy, renewed))
 
 
 def _check_finite(state: TrainState) -> None:

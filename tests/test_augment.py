@@ -148,3 +148,10 @@ def test_a_crop_larger_than_the_image_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(transform, KEYS[0], jnp.asarray(IMAGES[0]))
+
+
+def test_pad_puts_zeros_around() -> None:
+    outcome = mapped(augment.pad(1, 2, 3, 0), IMAGES)
+    expected = np.pad(IMAGES, ((0, 0), (1, 2), (3, 0), (0, 0)))
+    assert outcome.dtype == np.uint8
+    np.testing.assert_array_equal(outcome, expected)

@@ -560,3 +560,14 @@ print([name for name in sys.modules if name.split(".")[0] == "tensorflow"])
     assert done.returncode == 0, done.stderr
     # Not a word about preparing digits, on either stream.
     assert done.stdout == f"digits 1.0.0 is already prepared in {tmp_path}/digits/1.0.0\n[]\n"
+
+
+# ---- ranges ----
+
+
+def test_a_scaled_dataset_takes_pixels_to_its_range(digits: data.Dataset) -> None:
+    scaled = digits.scaled(-0.1, 1.175)
+    pixels = np.array([0, 255, 51]) / 255
+    np.testing.assert_allclose((pixels - scaled.mean[0]) / scaled.std[0], [-0.1, 1.175, 0.155])
+    assert scaled.statistics.sha256 == digits.statistics.sha256
+    assert len(scaled.mean) == 1 and "-0.1 to 1.175" in scaled.statistics.origin

@@ -10,14 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tiny
 
 from cnn_jax import feed as feeds
 from cnn_jax import parallel
 from cnn_jax.data import array_dataset, batch_indices
-from cnn_jax.data.augment import random_shift
+from cnn_jax.data.augment import ByLabel, random_shift
 from cnn_jax.experiment import Experiment, epochs_to_steps
 from cnn_jax.models.layers import dropout
-from cnn_jax.step import TrainState, eval_step, example_keys, init_state, zero_metrics
+from cnn_jax.step import (
+    TrainState,
+    eval_step,
+    example_keys,
+    init_state,
+    prepare_images,
+    zero_metrics,
+)
 from cnn_jax.train import make_advance, split_into_blocks
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -318,3 +326,22 @@ def test_what_is_masked_counts_for_nothing_even_if_infinite() -> None:
 )
 def test_epochs_in_steps(epochs: float, examples: int, batch_size: int, steps: int) -> None:
     assert epochs_to_steps(epochs, examples, batch_size) == steps
+
+
+def test_a_transform_by_label_sees_its_own_examples_label() -> None:
+    """And the key that a transform at its place would have."""
+
+    def add_label(key: jax.Array, image: jax.Array, label: jax.Array) -> jax.Array:
+        return image + 10 * label + jax.random.uniform(key)
+
+    experiment = tiny.build(tiny.Config())
+    images, labels = np.zeros((3, 8, 8, 1), np.uint8), np.array([7, 0, 3], np.int32)
+    keys = example_keys(seed=0, step=0, positions=jnp.arange(3))
+
+    def prepared(transform: Any) -> np.ndarray:
+        outcome = prepare_images(experiment, [transform], images, keys, jnp.asarray(labels))
+        (mean,), (std,) = experiment.dataset.mean, experiment.dataset.std
+        return 255 * (np.asarray(outcome)[:, 0, 0, 0] * std + mean)
+
+    plain = prepared(lambda key, image: image + jax.random.uniform(key))
+    np.testing.assert_allclose(prepared(ByLabel(add_label)), plain + 10 * labels, atol=1e-4)

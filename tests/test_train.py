@@ -1,24 +1,29 @@
 """The loop: what a run leaves behind, and the resume law, up to a kill at any instant."""
 
+import contextlib
 import dataclasses
 import json
 import math
 import random
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import programs
 import pytest
 import tiny
 
 from cnn_jax import feed as feeds
+from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.errors import UserError
 from cnn_jax.experiment import Experiment, PerExample
 from cnn_jax.metrics import top_k
 from cnn_jax.record import read_lines
+from cnn_jax.step import TrainState, init_state
 from cnn_jax.train import Options, train
 
 STEPS = 120  # with a checkpoint every 6
@@ -188,6 +193,72 @@ def test_a_run_needs_no_accuracy(metrics: dict[str, PerExample], tmp_path: Path)
     assert programs.saved_steps(tmp_path) == [6, 12]
     last = read_lines(tmp_path / "metrics.jsonl")[-1]
     assert last.keys() == {"step", "split", "loss", "count", *metrics}
+
+
+# ---- what a recipe renews before each epoch ----
+
+
+class Renewed(NamedTuple):
+    """An optimizer's state: how often and when it was renewed, and what it was told."""
+
+    count: jax.Array
+    at: jax.Array
+    told: jax.Array
+
+
+def renewing(seen: list[int]) -> Experiment:
+    """`tiny` with epochs of 5 steps, and steps whose size is how often the state was renewed."""
+
+    def init(params: Any) -> Renewed:
+        return Renewed(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), jnp.zeros(()))
+
+    def update(grads: Any, state: Any, params: Any = None) -> Any:
+        return jax.tree.map(lambda g: -0.01 * state.count * g, grads), state
+
+    def renew(state: Any, evaluate: Any) -> Any:
+        seen.append(int(state.step))
+        told = jnp.asarray(evaluate()["accuracy"], jnp.float32)
+        renewed = Renewed(state.opt_state.count + 1, state.step, told)
+        return state._replace(opt_state=renewed)
+
+    return dataclasses.replace(
+        tiny.build(tiny.Config(train_split="train[:120]")),
+        optimizer=optax.GradientTransformation(init, update),
+        before_epoch=renew,
+    )
+
+
+# Neither dispatches of 3 or 4 steps nor evaluations every 6 end where the epochs do.
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("dispatch", (3, 4))
+def test_the_state_is_renewed_before_each_epoch(dispatch: int, tmp_path: Path) -> None:
+    seen: list[int] = []
+    options = dataclasses.replace(tiny.OPTIONS, steps_per_dispatch=dispatch, eval_every=5)
+    train(renewing(seen), tmp_path, options)
+    assert seen == [0, 5, 10]  # and not again at the end, at 12
+    renewed = last_state(renewing(seen), tmp_path).opt_state
+    assert (renewed.count, renewed.at) == (3, 10) and 0 < renewed.told < 1
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_resumed_run_is_not_renewed_twice(tmp_path: Path) -> None:
+    options = dataclasses.replace(tiny.OPTIONS, steps_per_dispatch=5, checkpoint_every=5)
+    seen: list[int] = []
+    train(renewing(seen), tmp_path / "straight", options)
+    train(renewing(seen), tmp_path / "stopped", dataclasses.replace(options, stop_at=5))
+    train(renewing(seen), tmp_path / "stopped", options)
+    assert seen == [0, 5, 10, 0, 5, 10]
+    folders = tmp_path / "straight", tmp_path / "stopped"
+    one, other = (last_state(renewing(seen), folder) for folder in folders)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+    one, other = ((folder / "metrics.jsonl").read_bytes() for folder in folders)
+    assert one == other
+
+
+def last_state(experiment: Experiment, folder: Path) -> TrainState:
+    like = jax.eval_shape(lambda: init_state(experiment))
+    with contextlib.closing(Checkpoints(folder / "checkpoints", read_only=True)) as checkpoints:
+        return checkpoints.restore(checkpoints.steps()[-1], like)
 
 
 # ---- a loss that is no longer a number ----

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -69,7 +68,7 @@ class Rung:
     connections: int | str = ""
 
 
-def sizes_of(model: nn.Module, *image: int) -> Callable[[], tuple[int, int]]:
+def sizes_of(model: Any, *image: int) -> Callable[[], tuple[int, int]]:
     """Count parameters and connections for one image [H, W, C], computing nothing."""
 
     def count() -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """LeNet-5 as printed, trained as printed: one example at a time, a rate for every weight.
 
-    python -m experiments.lenet5_1998_mnist [--distorted --epochs 60]
+    python -m experiments.lenet5_1998_mnist [--distorted --epochs 40]
 
 LeCun et al. (1998): 0.95 % test error, 0.8 % with distortions. Ours: untrained.
 """

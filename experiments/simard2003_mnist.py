@@ -25,7 +25,8 @@ from cnn_jax.train import Options
 DEFORMATIONS = {
     "none": [],
     "affine": [random_deformation(shift=1.5, scale=0.15, shear=10, rotation=10)],
-    "elastic": [random_deformation(sigma=4, alpha=34)],
+    # The paper's 34 multiplies a field of norm 1: at 29x29 pixels 0.83 in each direction, as here.
+    "elastic": [random_deformation(sigma=4, alpha=20.4)],
 }
 
 
@@ -38,13 +39,13 @@ class Config:
     eval_split: str = "test"
     epochs: int = 100
     batch_size: int = 32
-    learning_rate: float = 0.3  # plain gradient descent, a constant factor lower in each epoch
-    final_learning_rate: float = 0.003
+    learning_rate: float = 0.2  # plain gradient descent, a constant factor lower in each epoch
+    final_learning_rate: float = 0.002
     seed: int = 0
 
 
 def build(config: Config, data_dir: Path | None = None) -> Experiment:
-    dataset = load_dataset(config.dataset, data_dir).scaled(0, 1)
+    dataset = load_dataset(config.dataset, data_dir)
     examples = dataset.num_examples(config.train_split)
     epoch = epochs_to_steps(1, examples, config.batch_size)
     rate = shrinking(config.learning_rate, config.final_learning_rate, config.epochs, epoch)

@@ -77,14 +77,14 @@ def prepare_images(
         float32 [b, H', W', C'].
     """
     for index, transform in enumerate(transforms):
-        if keys is None:
-            images = jax.vmap(transform, (None, 0))(None, images)
-            continue
-        own_keys = _fold_in_each(keys, jnp.asarray(index))
-        if isinstance(transform, ByLabel):
-            images = jax.vmap(transform.transform)(own_keys, images, labels)
+        own_keys = None if keys is None else _fold_in_each(keys, jnp.asarray(index))
+        if not isinstance(transform, ByLabel):
+            axes = (None if own_keys is None else 0, 0)
+            images = jax.vmap(transform, axes)(own_keys, images)
+        elif own_keys is None or labels is None:
+            raise ValueError("a transform by label has no place in evaluation")
         else:
-            images = jax.vmap(transform)(own_keys, images)
+            images = jax.vmap(transform.transform)(own_keys, images, labels)
     mean, std = (
         jnp.asarray(x, jnp.float32) for x in (experiment.dataset.mean, experiment.dataset.std)
     )

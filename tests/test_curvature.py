@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from cnn_jax.losses import discriminative_map, mean_squared_error
 from cnn_jax.models import LeNet5_1998
@@ -47,7 +48,7 @@ def hessian_diagonal(model: nn.Module, params: Any, images: jax.Array, loss: Any
     def mean_loss(flat: jax.Array, rebuild: Any) -> jax.Array:
         return loss(model.apply({"params": rebuild(flat)}, images), LABELS).mean()
 
-    flat, rebuild = jax.flatten_util.ravel_pytree(params)
+    flat, rebuild = ravel_pytree(params)
     return rebuild(jnp.diagonal(jax.hessian(mean_loss)(flat, rebuild)))
 
 

@@ -335,7 +335,7 @@ def test_a_transform_by_label_sees_its_own_examples_label() -> None:
         return image + 10 * label + jax.random.uniform(key)
 
     experiment = tiny.build(tiny.Config())
-    images, labels = np.zeros((3, 8, 8, 1), np.uint8), np.array([7, 0, 3], np.int32)
+    images, labels = jnp.zeros((3, 8, 8, 1), jnp.uint8), np.array([7, 0, 3], np.int32)
     keys = example_keys(seed=0, step=0, positions=jnp.arange(3))
 
     def prepared(transform: Any) -> np.ndarray:

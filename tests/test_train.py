@@ -201,7 +201,7 @@ def test_a_run_needs_no_accuracy(metrics: dict[str, PerExample], tmp_path: Path)
 class Renewed(NamedTuple):
     """An optimizer's state: how often and when it was renewed, and what it was told."""
 
-    count: jax.Array
+    times: jax.Array
     at: jax.Array
     told: jax.Array
 
@@ -212,13 +212,13 @@ def renewing(seen: list[int]) -> Experiment:
     def init(params: Any) -> Renewed:
         return Renewed(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), jnp.zeros(()))
 
-    def update(grads: Any, state: Any, params: Any = None) -> Any:
-        return jax.tree.map(lambda g: -0.01 * state.count * g, grads), state
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        return jax.tree.map(lambda g: -0.01 * state.times * g, updates), state
 
     def renew(state: Any, evaluate: Any) -> Any:
         seen.append(int(state.step))
         told = jnp.asarray(evaluate()["accuracy"], jnp.float32)
-        renewed = Renewed(state.opt_state.count + 1, state.step, told)
+        renewed = Renewed(state.opt_state.times + 1, state.step, told)
         return state._replace(opt_state=renewed)
 
     return dataclasses.replace(
@@ -237,7 +237,7 @@ def test_the_state_is_renewed_before_each_epoch(dispatch: int, tmp_path: Path) -
     train(renewing(seen), tmp_path, options)
     assert seen == [0, 5, 10]  # and not again at the end, at 12
     renewed = last_state(renewing(seen), tmp_path).opt_state
-    assert (renewed.count, renewed.at) == (3, 10) and 0 < renewed.told < 1
+    assert (renewed.times, renewed.at) == (3, 10) and 0 < renewed.told < 1
 
 
 @pytest.mark.usefixtures("quick_compilation")

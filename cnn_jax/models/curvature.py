@@ -59,13 +59,13 @@ def diagonal_curvature(
         )
         return squared(layer.variables["params"], arguments[0])
 
-    def outputs(params: Any) -> jax.Array:
+    def outputs(params: Any) -> Any:
         squash = _squared(lambda _, x: model.squash(x), None)
         with nn.intercept_methods(square_backward):
             return model.clone(squash=lambda x: squash((), x)).apply({"params": params}, images)
 
     def loss_of_one(y: jax.Array, label: jax.Array) -> jax.Array:
-        logits = heads[0].apply({}, y[None]) if heads else y[None]
+        logits: Any = heads[0].apply({}, y[None]) if heads else y[None]
         return loss(logits, label[None])[0]
 
     y, backward = jax.vjp(outputs, params)

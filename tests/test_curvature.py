@@ -15,6 +15,8 @@ from cnn_jax.models.curvature import diagonal_curvature
 from cnn_jax.models.layers import Conv
 from cnn_jax.models.lecun_layers import EuclideanRBF, Subsample, TableConv, scaled_tanh
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 RANDOM = np.random.default_rng(0)
 LABELS = jnp.asarray([0, 2, 1, 2])
 CENTRES = ((1.0, -1.0, 1.0, 1.0, -1.0), (-1.0, -1.0, 1.0, -1.0, 1.0), (1.0, 1.0, -1.0, 1.0, 1.0))

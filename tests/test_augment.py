@@ -107,7 +107,8 @@ def test_random_flip_takes_each_side_half_of_the_time() -> None:
 def test_an_example_does_not_depend_on_its_neighbours(name: str) -> None:
     together = mapped(TRANSFORMS[name], IMAGES)
     turned = mapped(TRANSFORMS[name], IMAGES[::-1], KEYS[::-1])
-    np.testing.assert_array_equal(together, turned[::-1])
+    # But for the last bit of the products in `resize`, which XLA may round by place in the batch.
+    np.testing.assert_allclose(together, turned[::-1], rtol=1e-6)
     alone = np.stack(
         [
             mapped(TRANSFORMS[name], IMAGES[i : i + 1], KEYS[i : i + 1])[0]

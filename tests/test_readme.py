@@ -82,7 +82,10 @@ def test_table_is_that_of_the_records():
     assert table == report.table()
 
 
-UNTRAINED = {"alexnet_imagenet"}  # as its docstring says
+UNTRAINED = {  # as their docstrings say
+    *("alexnet_imagenet", "alexnet2012_imagenette"),
+    *("alexnet2014_imagenette", "alexnet2019_imagenette"),
+}
 
 
 @pytest.mark.parametrize(
@@ -98,6 +101,20 @@ def test_the_claim_of_a_script_is_that_of_its_record(script: str):
         errors = ladder.errors(record)
         claims = {ladder.percent(errors), ladder.percent([1 - error for error in errors])}
         assert any(claim in text for claim in claims), claims
+
+
+def test_the_neocognitron_claims_what_its_record_says():
+    record = ladder.load("neocognitron")
+    text = importlib.import_module("experiments.neocognitron").__doc__ or ""
+    assert record is not None and len(record["runs"]) == 10
+    for run in record["runs"]:
+        assert len(set(run["selectivity"]["planes"])) == 5
+    for how in ("strongest", "alone"):
+        mean = np.mean([run["shift"][how] for run in record["runs"]])
+        assert f"{100 * mean:.1f} %" in text
+    for form in record["runs"][0]["deformed"]:
+        mean = np.mean([run["deformed"][form]["strongest"] for run in record["runs"]])
+        assert f"{100 * mean:.1f} %" in text
 
 
 def test_collect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

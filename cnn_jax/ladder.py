@@ -157,8 +157,8 @@ RUNGS = (
         sizes_of(AlexNet2012(), 224, 224, 3),
         [
             Result("alexnet2012_imagenette", "40.7 % (ImageNet)", "Imagenette"),
-            Result("alexnet2012_imagenette-no-lrn", "+1.4", "without LRN"),
-            Result("alexnet2012_imagenette-no-overlap", "+0.4", "pooling without overlap"),
+            Result("alexnet2012_imagenette-no-lrn", "+1.4 points", "without LRN"),
+            Result("alexnet2012_imagenette-no-overlap", "+0.4 points", "pooling without overlap"),
             Result("alexnet2012_imagenette-no-dropout", "-", "without dropout"),
         ],
         parameters="60 M",

@@ -3,7 +3,8 @@
 python -m cnn_jax data prepare usps --manual-dir DIR
 python -m experiments.lenet1989_usps
 
-LeCun et al. (1989): 5.0 % test error. Ours: untrained.
+LeCun et al. (1989): 5.0 % test error. Ours: 5.68 % ± 0.35 over 3 seeds, a minute or two each on one
+CPU core.
 """
 
 from dataclasses import dataclass

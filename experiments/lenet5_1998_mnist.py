@@ -2,7 +2,8 @@
 
     python -m experiments.lenet5_1998_mnist [--distorted --epochs 40]
 
-LeCun et al. (1998): 0.95 % test error, 0.8 % with distortions. Ours: untrained.
+LeCun et al. (1998): 0.95 % test error, 0.8 % with distortions. Ours: 1.14 % and 0.80 %, in 15 and
+30 minutes on one busy CPU core.
 """
 
 from dataclasses import dataclass

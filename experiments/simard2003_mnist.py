@@ -4,7 +4,8 @@ python -m cnn_jax data prepare mnist
 python -m experiments.simard2003_mnist --network mlp --deformation none
 
 Test error without, with affine and with elastic deformations, Simard et al. (2003): mlp 1.6, 1.1
-and 0.7 %, convnet -, 0.6 and 0.4 %. Ours: untrained.
+and 0.7 %, convnet -, 0.6 and 0.4 %. Ours: mlp 1.76 % without (`--epochs 40`, 3 minutes on one CPU
+core), convnet 0.61 % elastic (half an hour).
 """
 
 from dataclasses import dataclass

@@ -80,7 +80,13 @@ def test_every_script_has_a_row() -> None:
     assert SCRIPTS.keys() == TABLE.keys() | OTHERS
 
 
-@pytest.mark.parametrize("name", TABLE)
+# Of the AlexNets, which compile longest, one of each kind of recipe is enough in the short run.
+SLOW = {"alexnet_imagenet", "alexnet2014_imagenette", "alexnet2019_imagenette"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in TABLE]
+)
 def test_a_script_trains(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = build(name, monkeypatch)
     assert experiment.steps > 2

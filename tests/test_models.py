@@ -26,6 +26,8 @@ from cnn_jax.models import (
 )
 from cnn_jax.models.lenet5_1998 import bitmaps
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 KEY = jax.random.key(0)
 
 

@@ -6,7 +6,7 @@ epochs, outside the compiled step, goes in by a pure function: `observe` for the
 that `plateau` waits on, `with_curvature` for `diagonal_levenberg_marquardt`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -155,6 +155,11 @@ def observe(opt_state: Any, error: float | Array) -> Any:
         )
 
     return _change(opt_state, PlateauState, observed)
+
+
+def observe_accuracy(state: Any, evaluate: Callable[[], Mapping[str, float]]) -> Any:
+    """`Experiment.before_epoch` of a recipe with a `plateau`: it observes the share of errors."""
+    return state._replace(opt_state=observe(state.opt_state, 1 - evaluate()["accuracy"]))
 
 
 class CurvatureState(NamedTuple):

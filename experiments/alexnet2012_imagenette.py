@@ -3,19 +3,20 @@
     python -m experiments.alexnet2012_imagenette
     python -m cnn_jax evaluate RUN --split val
 
-untrained. A tenth of the training set is held back for the learning rate to wait on. The paper's
+untrained. The learning rate waits on a tenth of the training set, held back. The paper's
 comparisons: `--no-lrn`, `--no-overlapping-pooling`, `--dropout 0`. Data: see `alexnet_imagenette`.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
+
 from cnn_jax.cli import main
-from cnn_jax.data import load_dataset, photographs
-from cnn_jax.data.augment import centre_crop, random_crop, random_flip
+from cnn_jax.data import augment, load_dataset, photographs
 from cnn_jax.experiment import Experiment, epochs_to_steps
-from cnn_jax.models import AlexNet2012
-from cnn_jax.optim import alexnet_momentum, observe, plateau
+from cnn_jax.models import AlexNet2012, narrowed
+from cnn_jax.optim import alexnet_momentum, observe_accuracy, plateau
 from cnn_jax.train import Options
 
 
@@ -24,8 +25,9 @@ class Config:
     dataset: str = "folder/imagenette"
     train_split: str = "train[:90%]"
     eval_split: str = "train[90%:]"
+    read_size: int = 146  # photographs: shorter side to this, then the central square
     image_size: int = 128  # pixels of the crop
-    width: float = 1.0  # share of the paper's maps and units
+    width: float = 1.0  # share of the paper's maps and units, whose weights start larger
     lrn: bool = True
     overlapping_pooling: bool = True  # windows of 3 pixels, else of 2, 2 apart
     dropout: float = 0.5
@@ -37,14 +39,14 @@ class Config:
 
 
 def build(config: Config, data_dir: Path | None = None) -> Experiment:
-    dataset = load_dataset(config.dataset, data_dir)
+    dataset = load_dataset(config.dataset, data_dir, config.read_size).centred()
     examples = dataset.num_examples(config.train_split)
     noise = photographs.colour_noise(photographs.measure_colours(dataset))
     return Experiment(
         model=AlexNet2012(
             classes=len(dataset.class_names),
-            maps=tuple(round(config.width * n) for n in AlexNet2012.maps),
-            units=tuple(round(config.width * n) for n in AlexNet2012.units),
+            **narrowed(AlexNet2012, config.width),
+            kernel_init=jax.nn.initializers.normal(0.01 / config.width**0.5),
             orders=("relu norm pool" if config.lrn else "relu pool",) * 2,
             pool_window=3 if config.overlapping_pooling else 2,
             dropout_rate=config.dropout,
@@ -56,11 +58,9 @@ def build(config: Config, data_dir: Path | None = None) -> Experiment:
         batch_size=config.batch_size,
         steps=epochs_to_steps(config.epochs, examples, config.batch_size),
         seed=config.seed,
-        train_transforms=(random_crop(config.image_size), random_flip(), noise),
-        eval_transforms=(centre_crop(config.image_size),),
-        before_epoch=lambda state, evaluate: state._replace(
-            opt_state=observe(state.opt_state, 1 - evaluate()["accuracy"])
-        ),
+        train_transforms=(augment.random_crop(config.image_size), augment.random_flip(), noise),
+        eval_transforms=(augment.centre_crop(config.image_size),),
+        before_epoch=observe_accuracy,
     )
 
 

@@ -15,7 +15,7 @@ from cnn_jax.data import load_dataset
 from cnn_jax.data.augment import centre_crop, random_flip, resize
 from cnn_jax.data.photographs import random_resized_crop
 from cnn_jax.experiment import Experiment, epochs_to_steps
-from cnn_jax.models import AlexNet2014
+from cnn_jax.models import AlexNet2014, narrowed
 from cnn_jax.train import Options
 
 
@@ -42,8 +42,7 @@ def build(config: Config, data_dir: Path | None = None) -> Experiment:
     return Experiment(
         model=AlexNet2014(
             classes=len(dataset.class_names),
-            maps=tuple(round(config.width * n) for n in AlexNet2014.maps),
-            units=tuple(round(config.width * n) for n in AlexNet2014.units),
+            **narrowed(AlexNet2014, config.width),
         ),
         optimizer=optax.chain(
             optax.add_decayed_weights(config.weight_decay), optax.sgd(schedule, momentum=0.9)

@@ -1,69 +1,36 @@
-"""AlexNet (2019, downsampled by blurring) on Imagenette: otherwise `alexnet2014_imagenette`.
+"""AlexNet (2019, downsampled by blurring) on Imagenette: the recipe of `alexnet2014_imagenette`.
 
     python -m experiments.alexnet2019_imagenette
 
-untrained. Data: see `alexnet_imagenette`.
+untrained.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-import optax
-
 from cnn_jax.cli import main
-from cnn_jax.data import load_dataset
-from cnn_jax.data.augment import centre_crop, random_flip, resize
-from cnn_jax.data.photographs import random_resized_crop
-from cnn_jax.experiment import Experiment, epochs_to_steps
-from cnn_jax.models import AlexNet2019
+from cnn_jax.experiment import Experiment
+from cnn_jax.models import AlexNet2019, narrowed
 from cnn_jax.train import Options
+from experiments import alexnet2014_imagenette
 
 
 @dataclass(frozen=True)
-class Config:
-    dataset: str = "folder/imagenette"
-    train_split: str = "train"
-    eval_split: str = "val"
-    image_size: int = 128  # pixels of what is cropped and resized
-    width: float = 1.0  # share of the network's maps and units
+class Config(alexnet2014_imagenette.Config):
     taps: int = 5  # of the blur: 2, 3 or 5 in the paper
     blur_conv1: bool = True  # else conv1 keeps its stride of 4, at a quarter of its cost
-    epochs: float = 90
-    batch_size: int = 256
-    learning_rate: float = 0.01  # a tenth after each third of the epochs
-    weight_decay: float = 0.0001
-    seed: int = 0
 
 
 def build(config: Config, data_dir: Path | None = None) -> Experiment:
-    dataset = load_dataset(config.dataset, data_dir)
-    examples = dataset.num_examples(config.train_split)
-    steps = epochs_to_steps(config.epochs, examples, config.batch_size)
-    drops = {steps * third // 3: 0.1 for third in (1, 2)}
-    schedule = optax.piecewise_constant_schedule(config.learning_rate, drops)
-    return Experiment(
-        model=AlexNet2019(
-            classes=len(dataset.class_names),
-            maps=tuple(round(config.width * n) for n in AlexNet2019.maps),
-            units=tuple(round(config.width * n) for n in AlexNet2019.units),
-            taps=config.taps,
-            blur_conv1=config.blur_conv1,
-        ),
-        optimizer=optax.chain(
-            optax.add_decayed_weights(config.weight_decay), optax.sgd(schedule, momentum=0.9)
-        ),
-        dataset=dataset,
-        train_split=config.train_split,
-        eval_split=config.eval_split,
-        batch_size=config.batch_size,
-        steps=steps,
-        seed=config.seed,
-        train_transforms=(random_resized_crop(config.image_size), random_flip()),
-        eval_transforms=(
-            centre_crop(min(dataset.image_shape[:2]) * 7 // 8),
-            resize(config.image_size),
-        ),
+    experiment = alexnet2014_imagenette.build(config, data_dir)
+    model = AlexNet2019(
+        classes=len(experiment.dataset.class_names),
+        **narrowed(AlexNet2019, config.width),
+        taps=config.taps,
+        blur_conv1=config.blur_conv1,
     )
+    return dataclasses.replace(experiment, model=model)
 
 
 if __name__ == "__main__":

@@ -44,18 +44,17 @@ def build(config: Config, data_dir: Path | None = None) -> Experiment:
     dataset = load_dataset(config.dataset, data_dir).scaled(-1, 1)
     examples = dataset.num_examples(config.train_split)
     epoch = epochs_to_steps(1, examples, config.batch_size)
+    rate = shrinking(config.learning_rate, config.final_learning_rate, config.epochs, epoch)
     to_29x29 = pad(0, 1, 0, 1)
 
     def deformed(key, image, label):
         angle = config.angle * jnp.where((label == 1) | (label == 7), 0.5, 1.0)
-        ranges = {"scale": config.scale, "shear": angle, "rotation": angle, "alpha": config.alpha}
-        return deform(key, image, sigma=config.sigma, **ranges)
+        affine = {"scale": config.scale, "shear": angle, "rotation": angle}
+        return deform(key, image, **affine, sigma=config.sigma, alpha=config.alpha)
 
     return Experiment(
         model=Ciresan2010(config.net),
-        optimizer=optax.sgd(
-            shrinking(config.learning_rate, config.final_learning_rate, config.epochs, epoch)
-        ),
+        optimizer=optax.sgd(rate),
         dataset=dataset,
         train_split=config.train_split,
         eval_split=config.eval_split,

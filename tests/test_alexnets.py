@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cnn_jax.models import AlexNet2012, AlexNet2014, count_parameters, layers
+from cnn_jax.models import AlexNet2012, AlexNet2014, count_parameters, layers, narrowed
 from cnn_jax.models.alexnet2019 import AlexNet2019
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -327,3 +327,8 @@ def test_alexnet2019_changes_less_than_alexnet2014_under_a_shift_of_one_pixel():
     sharp = change_of(AlexNet2014(**SMALL), "pool2")
     pools_blurred = change_of(AlexNet2019(**SMALL, blur_conv1=False), "blur_pool2")
     assert change_of(AlexNet2019(**SMALL), "blur_pool2") < 0.8 * pools_blurred < 0.8 * 0.8 * sharp
+
+
+def test_a_narrowed_network_has_a_share_of_the_features() -> None:
+    assert narrowed(AlexNet2012, 0.25) == {"maps": (24, 64, 96, 96, 64), "units": (1024, 1024)}
+    assert AlexNet2012(**narrowed(AlexNet2012, 1.0)) == AlexNet2012()

@@ -571,3 +571,11 @@ def test_a_scaled_dataset_takes_pixels_to_its_range(digits: data.Dataset) -> Non
     np.testing.assert_allclose((pixels - scaled.mean[0]) / scaled.std[0], [-0.1, 1.175, 0.155])
     assert scaled.statistics.sha256 == digits.statistics.sha256
     assert len(scaled.mean) == 1 and "-0.1 to 1.175" in scaled.statistics.origin
+
+
+def test_a_centred_dataset_subtracts_the_mean_from_pixels_and_no_more(digits: data.Dataset) -> None:
+    centred = digits.centred()
+    pixels = np.array([0, 255, 51])
+    shown = (pixels / 255 - centred.mean[0]) / centred.std[0]
+    np.testing.assert_allclose(shown, pixels - 255 * digits.mean[0])
+    assert "no deviation" in centred.statistics.origin

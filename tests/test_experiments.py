@@ -49,7 +49,7 @@ TABLE = {
     "alexnet2019_imagenette": Row(
         (112, 112, 3), {"batch_size": 2, "image_size": 96, "width": 0.25}
     ),
-    "alexnet_imagenet": Row((68, 68, 3), {"batch_size": 2, "image_size": 64}),
+    "alexnet_imagenet": Row((68, 68, 3), {"batch_size": 2, "image_size": 64, "width": 0.25}),
 }
 OTHERS = {"__init__", "report", "neocognitron", "neocognitron_mnist"}  # not gradient descent
 
@@ -72,7 +72,9 @@ def build(name: str, monkeypatch: pytest.MonkeyPatch) -> Experiment:
         assert args[0] == config.dataset and args[1] == Path("elsewhere")
         return noise(config, row.image_shape)
 
-    monkeypatch.setattr(sys.modules[script.build.__module__], "load_dataset", load_dataset)
+    for name, module in sys.modules.items():  # a script may build on another
+        if name.startswith("experiments.") and hasattr(module, "load_dataset"):
+            monkeypatch.setattr(module, "load_dataset", load_dataset)
     return script.build(config, Path("elsewhere"))
 
 
@@ -101,7 +103,7 @@ def test_a_script_trains(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("name", TABLE)
 def test_a_script_is_short_and_says_how_it_is_run(name: str) -> None:
     text = SCRIPTS[name].read_text()
-    assert len(text.splitlines()) <= 72  # about 60
+    assert len(text.splitlines()) <= 70  # about 60
     about = ast.get_docstring(ast.parse(text))
     assert about is not None and f"python -m experiments.{name}" in about
     assert text.rstrip().splitlines()[-2] == 'if __name__ == "__main__":'

@@ -5,7 +5,7 @@ scanned, its state donated.
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from cnn_jax.optim import (
     by_kind,
     diagonal_levenberg_marquardt,
     observe,
+    observe_accuracy,
     plateau,
     scale_layers,
     with_curvature,
@@ -204,6 +205,17 @@ def test_plateau(case: str) -> None:
         state = observe(state, float(error))
         scales.append(state.scale)
     np.testing.assert_allclose(scales, 0.1 ** np.array(expected), rtol=1e-6)
+
+
+def test_a_plateau_observes_what_is_left_of_the_accuracy() -> None:
+    class State(NamedTuple):
+        opt_state: Any
+
+    state = State(plateau(1).init({}))
+    for accuracy in (0.25, 0.5, 0.5):
+        state = observe_accuracy(state, lambda accuracy=accuracy: {"accuracy": accuracy, "loss": 0})
+    assert float(state.opt_state.best) == 0.5
+    assert float(state.opt_state.scale) == pytest.approx(0.1)
 
 
 def test_plateau_factor() -> None:

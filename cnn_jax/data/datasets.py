@@ -97,6 +97,19 @@ class Dataset:
         )
         return replace(self, statistics=stated)
 
+    def centred(self) -> "Dataset":
+        """The same with pixels of 0 .. 255 from which the mean is taken and nothing else done.
+
+        The raw, centred values of Krizhevsky et al. (2012), section 2: their initial weights and
+        the constants of their response normalisation are made for this range.
+        """
+        stated = replace(
+            self.statistics,
+            std=(1 / 255,) * self.image_shape[-1],
+            origin=f"the mean of {self.statistics.origin}, no deviation",
+        )
+        return replace(self, statistics=stated)
+
     def num_examples(self, split: str) -> int:
         """How many examples `split` has. Raises UserError if there is no such split."""
         return len(self.open(split))

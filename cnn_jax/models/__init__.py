@@ -44,6 +44,7 @@ __all__ = [
     "count_connections",
     "count_parameters",
     "layers",
+    "narrowed",
 ]
 
 
@@ -77,3 +78,13 @@ def count_connections(model: nn.Module, image_shape: tuple[int, int, int]) -> di
     with nn.intercept_methods(count):
         jax.eval_shape(model.init, jax.random.key(0), images)
     return found
+
+
+def narrowed(network: Any, width: float) -> dict[str, Any]:
+    """The fields `maps` and `units` of an AlexNet, each number times `width` and rounded.
+
+    `AlexNet2014(classes=10, **narrowed(AlexNet2014, 0.25))` has a quarter of the features.
+    """
+    return {
+        name: tuple(round(width * n) for n in getattr(network, name)) for name in ("maps", "units")
+    }

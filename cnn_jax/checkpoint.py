@@ -1,36 +1,58 @@
-"""Save and restore any pytree of arrays. The only file that says Orbax.
+"""Save and restore any pytree of arrays, and know damage when it is met. The only file that says
+Orbax.
 
 Arrays are copied to the host before they are written, so a checkpoint has no trace of the devices
 that made it (it restores on any number of them), training may go on and reuse its buffers while
 the write is under way, and a write that is killed half-way is never taken for a checkpoint
 (Orbax writes beside, then renames).
+
+Every checkpoint holds the shapes and a SHA-256 of its arrays. What is read is compared with it:
+arrays that come back are those that were saved, or `Damaged` is raised.
 """
 
-from collections.abc import Mapping
+import hashlib
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
 from cnn_jax.errors import UserError
+
+
+class Damaged(UserError):
+    """A checkpoint whose files are not what was written."""
 
 
 class Checkpoints:
     """The checkpoints of one run folder: the last `keep`, and the one with the highest `best`."""
 
     def __init__(
-        self, folder: Path, keep: int = 3, best: str | None = None, read_only: bool = False
+        self,
+        folder: Path,
+        keep: int = 3,
+        best: str | None = None,
+        read_only: bool = False,
+        receipt: Mapping[str, Any] | None = None,
     ):
-        """Open the checkpoints in `folder`; `best` names a metric, None keeps no best one."""
+        """Open the checkpoints in `folder`.
+
+        Args:
+            best: the name of a metric; None keeps no best one.
+            receipt: what each checkpoint says of the run that wrote it, as JSON.
+        """
         latest = managers.LatestN(keep)
         highest = managers.BestN(
             get_metric_fn=lambda metrics: metrics[best], n=1, keep_checkpoints_without_metrics=False
         )
         policy = managers.AnyPreservationPolicy([latest, highest]) if best else latest
         self.folder = folder
+        self._receipt = dict(receipt or {})
         self._manager = ocp.CheckpointManager(
             folder.resolve(),
             options=ocp.CheckpointManagerOptions(
@@ -44,7 +66,7 @@ class Checkpoints:
         )
 
     def latest(self) -> int | None:
-        """The newest step that was saved whole, or None."""
+        """The newest step that was saved, or None."""
         return self._manager.latest_step()
 
     def best(self) -> int | None:
@@ -52,21 +74,50 @@ class Checkpoints:
         return self._manager.best_step()
 
     def steps(self) -> list[int]:
-        """All steps that were saved whole and kept, in order."""
+        """All steps that were saved and kept, in order."""
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Any, metrics: Mapping[str, float] | None = None) -> None:
         """Start writing `state` and return once it is copied; an earlier write is waited for.
 
         Without `metrics` the checkpoint does not compete for the best.
+
+        Raises:
+            UserError: an earlier write failed, for want of space perhaps.
         """
         host = jax.tree.map(np.array, state)
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(host)),  # pyright: ignore
-            metrics=dict(metrics) if metrics else None,
-            force=True,
-        )
+        about = {
+            "sha256": sha256(host),
+            "arrays": _arrays(host),
+            "evaluation": dict(metrics or {}),
+            "receipt": self._receipt,
+        }
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(state=ocp.args.StandardSave(host)),  # pyright: ignore
+                metrics=dict(metrics) if metrics else None,
+                force=True,
+                custom_metadata=about,
+            )
+        except OSError as error:
+            raise self._unwritten(error) from error
+
+    def about(self, step: int) -> dict[str, Any]:
+        """What a checkpoint says of itself: "sha256", "arrays", "evaluation" and "receipt".
+
+        Raises:
+            UserError: there is no such step.
+            Damaged: it cannot be read.
+        """
+        if step not in self._manager.all_steps():
+            there = ", ".join(map(str, self.steps())) or "none"
+            raise UserError(f"{self.folder} has no checkpoint of step {step}; there are: {there}")
+        try:
+            about = dict(self._manager.metadata(step).custom_metadata or {})
+            return {name: about[name] for name in ("sha256", "arrays", "evaluation", "receipt")}
+        except Exception as error:  # whatever the reader of a damaged file comes to
+            raise self._damaged(step, error) from error
 
     def restore(self, step: int, like: Any) -> Any:
         """Read the state of `step` as NumPy arrays.
@@ -75,33 +126,110 @@ class Checkpoints:
             like: a pytree of arrays or `jax.ShapeDtypeStruct` with the structure that was saved.
 
         Raises:
-            UserError: there is no such step, or its arrays do not have the shapes of `like`.
+            UserError: there is no such step, or its arrays are not those of `like`.
+            Damaged: what is read is not what was saved.
         """
-        if step not in self._manager.all_steps():
-            there = ", ".join(map(str, self.steps())) or "none"
-            raise UserError(f"{self.folder} has no checkpoint of step {step}; there are: {there}")
+        about, wanted = self.about(step), _arrays(like)
+        if about["arrays"] != wanted:
+            there = about["arrays"]
+            name = next(n for n in (*wanted, *there) if wanted.get(n) != there.get(n))
+            raise UserError(
+                f"checkpoint {self.folder / str(step)} is of another model or optimizer: {name} is "
+                f"{there.get(name, 'absent')} there and {wanted.get(name, 'absent')} here"
+            )
         target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target))  # pyright: ignore
         try:
             restored = self._manager.restore(step, args=args)["state"]
-        except ValueError as error:  # Orbax's word for a tree of another structure
-            raise UserError(
-                f"checkpoint {self.folder / str(step)} is of another model or optimizer: "
-                f"{' '.join(str(error).split())}"
-            ) from error
-        for (path, want), got in zip(
-            jax.tree_util.tree_leaves_with_path(target), jax.tree.leaves(restored), strict=True
-        ):
-            if want.shape != got.shape:  # Orbax only cuts or pads
-                raise UserError(
-                    f"checkpoint {self.folder / str(step)} is of another model: "
-                    f"{jax.tree_util.keystr(path)} is {got.shape} there and {want.shape} here"
-                )
+        except Exception as error:  # whatever the reader of a damaged file comes to
+            raise self._damaged(step, error) from error
+        if sha256(restored) != about["sha256"]:
+            raise self._damaged(step, "its arrays do not have the checksum they were saved with")
         return restored
 
+    def restore_newest(
+        self, like: Any, say: Callable[[str], object], set_aside: Path | None = None
+    ) -> tuple[int, Any] | None:
+        """Read the newest checkpoint that is whole: `(step, state)`, or None if there are none.
+
+        Args:
+            say: told of each damaged one that is passed over.
+            set_aside: where those are moved, so that their steps can be saved again.
+
+        Raises:
+            UserError: there are checkpoints and none is whole, or they are not of `like`.
+        """
+        steps = sorted({*self.steps(), *self._numbered()}, reverse=True)
+        for step in steps:
+            try:
+                state = self.restore(step, like)
+            except Damaged as error:
+                damage = str(error)
+            except UserError as error:
+                if step in self.steps():
+                    raise
+                damage = f"checkpoint {self.folder / str(step)} is damaged: {error}"
+            else:
+                self._set_aside([s for s in steps if s > step], set_aside)
+                return step, state
+            say(f"{damage}; trying the one before it")
+        if steps:
+            raise UserError(
+                f"none of the checkpoints in {self.folder} is whole: remove the folder to start "
+                "from the beginning"
+            )
+        return None
+
     def wait(self) -> None:
-        """Return when everything saved is on disk; a write that failed raises here."""
-        self._manager.wait_until_finished()
+        """Return when everything saved is on disk. Raises UserError for a write that failed."""
+        try:
+            self._manager.wait_until_finished()
+        except OSError as error:
+            raise self._unwritten(error) from error
 
     def close(self) -> None:
         self._manager.close()
+
+    def _numbered(self) -> list[int]:
+        """Steps that have a folder, be it that Orbax does not take it for a checkpoint."""
+        return [int(p.name) for p in self.folder.glob("*") if p.is_dir() and p.name.isdecimal()]
+
+    def _set_aside(self, steps: list[int], elsewhere: Path | None) -> None:
+        if not steps or elsewhere is None:
+            return
+        if jax.process_index() == 0:
+            elsewhere.mkdir(parents=True, exist_ok=True)
+            for step in steps:
+                count = len(list(elsewhere.glob(f"{step}*")))
+                shutil.move(self.folder / str(step), elsewhere / f"{step}-{count}")
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("damaged checkpoints set aside")
+        self._manager.reload()
+
+    def _damaged(self, step: int, error: Exception | str) -> Damaged:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return Damaged(f"checkpoint {self.folder / str(step)} is damaged: {reason[:300]}")
+
+    def _unwritten(self, error: OSError) -> UserError:
+        whole = self.latest()
+        last = (
+            "there is none before it" if whole is None else f"the last whole one is of step {whole}"
+        )
+        return UserError(f"a checkpoint cannot be written to {self.folder} ({error}); {last}")
+
+
+def sha256(tree: Any) -> str:
+    """Of the names, types, shapes and bytes of a tree's arrays: equal if and only if they are."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.ascontiguousarray(leaf)
+        name = jax.tree_util.keystr(path)
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _arrays(tree: Any) -> dict[str, str]:
+    """Types and shapes by name: {".params['C1']['bias']": "float32(6,)"}."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): f"{leaf.dtype}{leaf.shape}" for path, leaf in leaves}

@@ -14,7 +14,7 @@ import tyro
 from absl import logging as absl_logging
 
 from cnn_jax import parallel, runs
-from cnn_jax.errors import UserError
+from cnn_jax.errors import Stopped, UserError
 from cnn_jax.experiment import Experiment
 from cnn_jax.step import init_state
 from cnn_jax.train import Options, train
@@ -32,7 +32,7 @@ def main(
 
     Every field of the script's `Config` and of `train.Options` is a flag; `options` holds the
     defaults where the script wants others. A `UserError` ends the program with one line and exit
-    code 2.
+    code 2, a `Stopped` with one and 75.
 
     Returns:
         the final evaluation.
@@ -50,11 +50,19 @@ def main(
         identity = runs.identity(script, config, _describe_data(experiment))
         folder = options.workdir or runs.default_folder(script, config)
         with contextlib.ExitStack() as stack:
+            refusal = ""
             if parallel.is_primary():
-                stack.enter_context(runs.claim(folder, script, identity, options))
-                print(f"run folder: {folder}", flush=True)
-            parallel.barrier("run folder")
+                try:
+                    stack.enter_context(runs.claim(folder, script, identity, options))
+                    print(f"run folder: {folder}", flush=True)
+                except UserError as error:
+                    refusal = str(error)
+            if refusal := parallel.from_primary(refusal):
+                raise UserError(refusal)
             runs.check(folder, script, identity)  # in every process: flags that differ are found
+            if parallel.is_primary():
+                for changed in runs.environment_changes(folder):
+                    print(f"warning: since this run began, {changed}", file=sys.stderr)
             return train(experiment, folder, options)
 
 
@@ -86,7 +94,7 @@ def usage_errors_in_one_line() -> Iterator[None]:
 
 @contextlib.contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Turn `UserError` into one line and exit code 2, and keep the libraries' chatter down."""
+    """Turn `UserError` and `Stopped` into one line and their exit code, and quieten libraries."""
     absl_logging.set_verbosity(absl_logging.ERROR)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     try:
@@ -94,6 +102,9 @@ def exit_on_user_error() -> Iterator[None]:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        raise SystemExit(Stopped.EXIT_CODE) from None
 
 
 def _parse(config_class: type[Any], options: Options, arguments: Sequence[str] | None) -> Any:

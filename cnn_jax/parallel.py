@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 AXIS = "batch"  # the mapped axis: `lax.pmean(x, AXIS)` averages over all devices of all processes
 
+HEARTBEAT_SECONDS = 30  # a process silent for so long is taken for dead, and the others end
+
 
 def initialise_processes(
     detect: bool, coordinator: str | None, num_processes: int | None, process_id: int | None
@@ -41,7 +43,9 @@ def initialise_processes(
         )
     if detect or coordinator is not None:
         try:
-            jax.distributed.initialize(coordinator, num_processes, process_id)
+            jax.distributed.initialize(
+                coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
+            )
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"cannot join the other processes: {reason}") from error
@@ -136,10 +140,15 @@ def device_memory() -> int:
     return int(here)
 
 
-def barrier(name: str) -> None:
-    """Wait until every process is here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+def from_primary(text: str) -> str:
+    """What the primary process says, up to 4,000 bytes, in every process; all wait for it."""
+    if jax.process_count() == 1:
+        return text
+    told = np.zeros(4000, np.uint8)
+    encoded = np.frombuffer(text.encode()[: told.size], np.uint8)
+    told[: encoded.size] = encoded
+    heard = np.asarray(multihost_utils.broadcast_one_to_all(told))
+    return heard.tobytes().rstrip(b"\0").decode(errors="ignore")
 
 
 def _sharding(spec: PartitionSpec) -> NamedSharding:

@@ -139,6 +139,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+def last_step(folder: Path) -> int:
+    """The last step that a run's metrics tell of, 0 if there are none."""
+    return max((line["step"] for line in read_lines(folder / "metrics.jsonl")), default=0)
+
+
 def _append(path: Path, line: Mapping[str, Any]) -> None:
     with path.open("a") as file:
         file.write(json.dumps(line) + "\n")

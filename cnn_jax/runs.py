@@ -2,7 +2,8 @@
 
 config.json       the experiment's name, its resolved config, options and environment
 experiment.py     the script as it was; loading a run executes this copy
-checkpoints/      one folder per step kept
+checkpoints/      one folder per step kept, each with a copy of the two above
+damaged/          checkpoints that were found not to be whole, and passed over
 metrics.jsonl     training means and evaluations, repeatable byte for byte
 timing.jsonl      images/s and seconds, not repeatable
 tensorboard/      the same curves for TensorBoard
@@ -13,31 +14,15 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
-import os
-import platform
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from cnn_jax.errors import UserError
-
-PACKAGES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "tensorflow-datasets",
-    "grain",
-    "numpy",
-)
+from cnn_jax.receipt import differences, environment
 
 
 def find_script(config_class: type[Any], build: Callable[..., Any]) -> Path:
@@ -162,38 +147,40 @@ def to_json(scalars: Any) -> dict[str, Any]:
     return json.loads(json.dumps(values))
 
 
-def environment() -> dict[str, Any]:
-    """Versions, devices and code revision that this process runs with."""
-    devices = jax.devices()
-    return {
-        "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "platform": devices[0].platform,
-        "device": devices[0].device_kind,
-        "devices": len(devices),
-        "cores": len(os.sched_getaffinity(0)),
-        "processes": jax.process_count(),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "revision": _git_revision(),
-    }
+def flags(scalars: Mapping[str, Any]) -> list[str]:
+    """Command-line flags that give a script's config or options these values, None left out."""
+    written: list[str] = []
+    for name, value in scalars.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            written.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
+            written += [f"--{flag}", str(value)]
+    return written
 
 
-def _git_revision() -> str | None:
-    """`git describe` of the package's checkout, `-dirty` when files differ; None without git."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty"]
-    try:
-        done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
+def environment_changes(folder: Path) -> list[str]:
+    """Where this process's environment differs from the one that the run began in."""
+    return differences(_read_config(folder)["environment"], environment())
+
+
+def receipt(folder: Path, seed: int) -> dict[str, Any]:
+    """What each checkpoint of a run says: its config.json, the script, and where it runs now.
+
+    The environment is that of this process; a run may go on elsewhere than it began. {} for a
+    folder that is not a run's.
+    """
+    if not (folder / "config.json").exists():
+        return {}
+    script = (folder / "experiment.py").read_text()
+    return _read_config(folder) | {"seed": seed, "script": script, "environment": environment()}
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads((folder / "config.json").read_text())
-        return {name: content[name] for name in ("experiment", "config", "dataset", "options")}
+        names = ("experiment", "config", "dataset", "options", "environment")
+        return {name: content[name] for name in names}
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{folder} is not a run folder: it has no config.json") from error
     except (ValueError, TypeError, KeyError) as error:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,13 +14,14 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from cnn_jax import feed as feeds
-from cnn_jax import parallel
-from cnn_jax.checkpoint import Checkpoints
-from cnn_jax.errors import UserError
+from cnn_jax import parallel, runs
+from cnn_jax.checkpoint import Checkpoints, sha256
+from cnn_jax.errors import Stopped, UserError
 from cnn_jax.evaluate import Evaluator, make_evaluator
 from cnn_jax.experiment import Experiment, epochs_to_steps
+from cnn_jax.interrupt import stop_requests
 from cnn_jax.models import count_parameters
-from cnn_jax.record import Record, shown, write_json
+from cnn_jax.record import Record, last_step, shown, write_json
 from cnn_jax.step import TrainState, init_state, mean_metrics, train_step, zero_metrics
 
 
@@ -79,7 +81,9 @@ def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, A
         `result.json`.
 
     Raises:
-        UserError: the batch does not divide by the devices, or the loss is no longer finite.
+        UserError: the batch does not divide by the devices, the loss is no longer finite, or the
+            folder cannot be written.
+        Stopped: SIGTERM or SIGINT asked for it, and a checkpoint was saved.
     """
     started = time.perf_counter()
     parallel.check_divides(experiment.batch_size, options.accumulate)
@@ -92,11 +96,16 @@ def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, A
     cadence = _Cadence.of(experiment, options)
 
     best = next(iter(experiment.metrics), None)
-    with contextlib.closing(Checkpoints(folder / "checkpoints", options.keep, best)) as checkpoints:
-        first_step = checkpoints.latest() or 0
+    opened = Checkpoints(
+        folder / "checkpoints", options.keep, best, receipt=runs.receipt(folder, experiment.seed)
+    )
+    with contextlib.closing(opened) as checkpoints, stop_requests() as asked_to_stop:
         state: TrainState = jax.jit(lambda: init_state(experiment))()
-        if first_step:
-            state = checkpoints.restore(first_step, like=state)
+        say = _warn if parallel.is_primary() else lambda _: None
+        newest = checkpoints.restore_newest(state, say, set_aside=folder / "damaged")
+        first_step, state = newest or (0, state)
+        if newest is None and (known := last_step(folder)):
+            say(f"no checkpoint in {folder}, whose metrics reach step {known}: starting again")
         state = parallel.replicate(state)
         if not first_step:
             state = _before_epoch(experiment, state, evaluate, eval_feed)
@@ -114,7 +123,7 @@ def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, A
             folder, first_step, experiment.steps, quiet=not parallel.is_primary()
         ) as record:
             record.say(_opening_line(experiment, train_feed, first_step))
-            for (start, step), block in zip(blocks, placed, strict=True):
+            for index, ((start, step), block) in enumerate(zip(blocks, placed, strict=True)):
                 with record.dispatch(start, step):
                     dispatched = advance(state, train_feed.resident, block)
                 if done is not None:
@@ -129,7 +138,8 @@ def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, A
                     state = state._replace(metrics=empty)
                 metrics = {}
                 evaluates = cadence.is_time(step, cadence.evaluate)
-                saves = cadence.is_time(step, cadence.checkpoint) or step == cadence.stop
+                stops = asked_to_stop(index) and step < cadence.stop
+                saves = cadence.is_time(step, cadence.checkpoint) or step == cadence.stop or stops
                 renews = (
                     step < cadence.last
                     and cadence.before_epoch
@@ -146,6 +156,12 @@ def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, A
                         if saves:
                             record.flush()  # what a checkpoint is past will not be written again
                             checkpoints.save(step, state, metrics)
+                if stops:
+                    checkpoints.wait()
+                    raise Stopped(
+                        f"stopped at step {step} of {experiment.steps} with a checkpoint in "
+                        f"{folder}: the same command goes on from it"
+                    )
             checkpoints.wait()
             if not metrics:  # stopped between evaluations, or there was nothing left to train
                 metrics = evaluate(state.params, state.model_state, eval_feed)
@@ -156,6 +172,7 @@ def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, A
     if result["step"] == experiment.steps and parallel.is_primary() and not result_file.exists():
         about = {
             "parameters": count_parameters(state.params),
+            "parameters_sha256": sha256(state.params),
             "seconds": round(time.perf_counter() - started, 2),
             "resumed_from": first_step,
         }
@@ -246,6 +263,10 @@ def _before_epoch(
     )
     # Copies, since buffers are handed to the next step for reuse, each of them once.
     return parallel.replicate(jax.tree.map(jnp.copy, renewed))
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def _check_finite(state: TrainState) -> None:

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 import tyro
 
-from cnn_jax import runs
+from cnn_jax import receipt, runs
 from cnn_jax.cli import exit_on_user_error, usage_errors_in_one_line
 from cnn_jax.models.neocognitron import digits, init, present, respond, shifted
 
@@ -92,7 +92,7 @@ def main() -> None:
             print(json.dumps(results[-1]), flush=True)
         settings = runs.to_json(dataclasses.replace(config, out=None))
         record = {"experiment": "neocognitron", "config": settings}
-        record |= {"environment": runs.environment(), "runs": results}
+        record |= {"environment": receipt.environment(), "runs": results}
         if config.out:
             config.out.write_text(json.dumps(record, indent=2) + "\n")
 

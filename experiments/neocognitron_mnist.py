@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import tyro
 
-from cnn_jax import runs
+from cnn_jax import receipt, runs
 from cnn_jax.cli import exit_on_user_error, usage_errors_in_one_line
 from cnn_jax.data import load_dataset, load_resident
 from cnn_jax.models import count_parameters
@@ -79,7 +79,7 @@ def main() -> None:
         if config.out:
             settings = runs.to_json(dataclasses.replace(config, data_dir=None, out=None))
             record = {"experiment": "neocognitron_mnist", "config": settings}
-            record |= {"environment": runs.environment(), "split": "test"}
+            record |= {"environment": receipt.environment(), "split": "test"}
             record |= {name: result.pop(name) for name in ("count", "parameters")}
             record["runs"] = [result]
             config.out.write_text(json.dumps(record, indent=2) + "\n")

@@ -10,12 +10,14 @@ ROOT = Path(__file__).parents[1]
 
 # A module imports from the rows above its own, never from its own.
 ROWS: list[set[str]] = [
-    {"errors"},
-    {"models", "data", "losses", "metrics", "optim", "parallel", "checkpoint", "record", "runs"},
+    {"errors", "receipt"},
+    {"models", "data", "losses", "metrics", "optim", "parallel", "checkpoint", "record", "runs"}
+    | {"interrupt"},
     {"experiment", "ladder"},
     {"step", "feed"},
     {"evaluate"},
     {"train"},
+    {"preflight", "reproduce"},
     {"cli"},
     {"__main__"},
 ]

@@ -2,8 +2,10 @@
 
 python -m cnn_jax data prepare mnist
 python -m cnn_jax evaluate runs/lenet5_digits-1a2b3c4d
+python -m cnn_jax reproduce runs/lenet5_digits-1a2b3c4d
 """
 
+import dataclasses
 import functools
 import json as json_module
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cnn_jax import data, ladder
+from cnn_jax import reproduce as reproduction
 from cnn_jax.cli import exit_on_user_error, usage_errors_in_one_line
 from cnn_jax.evaluate import evaluate_run
 from cnn_jax.feed import Kind
@@ -46,6 +49,43 @@ def evaluate(
         json: Print JSON instead of a table.
     """
     _show(evaluate_run(run, split, step, data_dir, batch_size, feed), json)
+
+
+def reproduce(
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_OR_RECORD")],
+    retrain: bool = False,
+    workdir: Path | None = None,
+    data_dir: DataDir = None,
+    json: bool = False,
+) -> None:
+    """Evaluate a finished run again, or train it again, and compare with what it recorded.
+
+    Exit code 0 says match, 1 mismatch. In the environment of the receipt all figures and parameters
+    must be the same to the last bit; where the environment differs, it says so and in what, and
+    holds evaluations to 0.0001 and retrained runs to 0.005.
+
+    Args:
+        run: Run folder, or a record such as experiments/results/lenet5_digits.json, whose runs are
+            always trained again.
+        retrain: Train again from the receipt and compare the parameters too.
+        workdir: Folder for what is trained again; it stays. Needed for that only.
+        data_dir: Where prepared datasets lie. Default: where the run had them.
+        json: Print JSON instead of tables.
+    """
+    comparisons = reproduction.reproduce(run, retrain, data_dir, workdir)
+    for found in comparisons:
+        if json:
+            print(json_module.dumps({**dataclasses.asdict(found), "match": found.matches}))
+            continue
+        for difference in found.differences:
+            Console().print(f"environment: {difference}", highlight=False, soft_wrap=True)
+        table = Table("", "recorded", "now", "", title=found.run)
+        for name, then, now, matches in found.rows:
+            table.add_row(name, *map(_brief, (then, now)), "match" if matches else "MISMATCH")
+        Console().print(table)
+        print("match" if found.matches else "mismatch")
+    if not all(found.matches for found in comparisons):
+        raise SystemExit(1)
 
 
 def data_prepare(
@@ -116,6 +156,11 @@ def _show(values: Mapping[str, Any], json: bool) -> None:
     Console().print(table)
 
 
+def _brief(value: Any) -> str:
+    text = repr(value) if isinstance(value, float) else str(value)
+    return text if len(text) < 60 or " " in text else f"{text[:16]}..."
+
+
 def _one_of(commands: Mapping[str, Callable[..., Any]]) -> Any:
     """A type that tyro reads as sub-commands; the call comes back unmade, so that all flags
     are checked before anything runs.
@@ -146,12 +191,20 @@ def data_command(
     command()
 
 
+COMMANDS = {
+    "evaluate": evaluate,
+    "reproduce": reproduce,
+    "data": data_command,
+    "ladder": ladder_command,
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the sub-command that the command line names."""
     with exit_on_user_error():
         with usage_errors_in_one_line():
             run: Any = tyro.cli(
-                _one_of({"evaluate": evaluate, "data": data_command, "ladder": ladder_command}),
+                _one_of(COMMANDS),
                 prog="python -m cnn_jax",
                 description=__doc__,
                 args=arguments,

@@ -92,7 +92,7 @@ def check(folder: Path, script: Path, identity: dict[str, Any]) -> None:
     Raises:
         UserError: it names each difference.
     """
-    old, new = _flat(_read_config(folder)), _flat(identity)
+    old, new = _flat(describe(folder)), _flat(identity)
     differences = [
         f"{name} is {old.get(name)!r} there and {new.get(name)!r} here"
         for name in dict.fromkeys((*new, *old))
@@ -118,7 +118,7 @@ def load(folder: Path) -> tuple[Callable[..., Any], Any, Path | None]:
     Raises:
         UserError: no run there, or its script cannot be imported here.
     """
-    content = _read_config(folder)
+    content = describe(folder)
     name = f"cnn_jax_run_{content['experiment']}"
     spec = importlib.util.spec_from_file_location(name, folder / "experiment.py")
     assert spec is not None and spec.loader is not None
@@ -161,7 +161,7 @@ def flags(scalars: Mapping[str, Any]) -> list[str]:
 
 def environment_changes(folder: Path) -> list[str]:
     """Where this process's environment differs from the one that the run began in."""
-    return differences(_read_config(folder)["environment"], environment())
+    return differences(describe(folder)["environment"], environment())
 
 
 def receipt(folder: Path, seed: int) -> dict[str, Any]:
@@ -173,10 +173,11 @@ def receipt(folder: Path, seed: int) -> dict[str, Any]:
     if not (folder / "config.json").exists():
         return {}
     script = (folder / "experiment.py").read_text()
-    return _read_config(folder) | {"seed": seed, "script": script, "environment": environment()}
+    return describe(folder) | {"seed": seed, "script": script, "environment": environment()}
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def describe(folder: Path) -> dict[str, Any]:
+    """The content of config.json. Raises UserError if there is none or it is damaged."""
     try:
         content = json.loads((folder / "config.json").read_text())
         names = ("experiment", "config", "dataset", "options", "environment")

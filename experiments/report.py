@@ -15,13 +15,15 @@ import sys
 from pathlib import Path
 
 from cnn_jax import ladder
+from cnn_jax.evaluate import evaluate_run
+from cnn_jax.reproduce import chosen
 
 README = Path(__file__).parents[1] / "README.md"
 MARKS = ("<!-- ladder: python -m experiments.report table -->\n", "<!-- end of the ladder -->\n")
 
 
-def collect(folders: list[Path], name: str | None = None) -> Path:
-    """Write one record of several runs of one experiment.
+def collect(folders: list[Path], name: str | None = None, split: str | None = None) -> Path:
+    """Write one record of several runs of one experiment, of `split` if they did not end with it.
 
     Raises:
         ValueError: they are not finished, uninterrupted runs of one configuration and machine.
@@ -33,7 +35,11 @@ def collect(folders: list[Path], name: str | None = None) -> Path:
         seed = described["config"].pop("seed")
         if result.pop("resumed_from"):
             raise ValueError(f"{folder} was interrupted: its time is not that of the whole run")
+        if split is not None:
+            result |= evaluate_run(folder, split)
+            del result["run"]
         common.append({k: described[k] for k in ("experiment", "config", "environment")})
+        common[-1] |= {"options": chosen(described["options"])}
         common[-1] |= {k: result.pop(k) for k in ("parameters", "step", "split", "count")}
         records.append({"seed": seed, **result})
     if any(c != common[0] for c in common):
@@ -66,12 +72,13 @@ if __name__ == "__main__":
     collector = commands.add_parser("collect")
     collector.add_argument("run", type=Path, nargs="+")
     collector.add_argument("--name", help="of the record, without .json")
+    collector.add_argument("--split", help="to evaluate, where training evaluated another")
     commands.add_parser("table")
     flags = parser.parse_args()
     if flags.command == "table":
         write_table()
     else:
         try:
-            print(collect(flags.run, flags.name))
+            print(collect(flags.run, flags.name, flags.split))
         except (OSError, KeyError, ValueError) as error:
             sys.exit(f"error: {error}")

@@ -114,11 +114,11 @@ def test_an_unknown_step_is_refused_with_those_there_are(checkpoints: Checkpoint
     [
         (
             {"kernel": jnp.zeros((3, 5))},
-            r"\['kernel'\] is float32\(3, 4\) there and float32\(3, 5\) here",
+            r"\['kernel'\] is float32\(3, 4\) there and .*3, 5\) here",
         ),
         (
             {"kernel": jnp.zeros((2, 2))},
-            r"\['kernel'\] is float32\(3, 4\) there and float32\(2, 2\) here",
+            r"\['kernel'\] is float32\(3, 4\) there and .*2, 2\) here",
         ),
         ({"another": jnp.zeros(1)}, "another model or optimizer"),
     ],

@@ -123,6 +123,7 @@ def test_collect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folders = [fake_run(tmp_path, seed, accuracy) for seed, accuracy in ((1, 0.5), (0, 0.6))]
     record = json.loads(report.collect(folders).read_text())
     assert [run["seed"] for run in record["runs"]] == [0, 1]
+    assert record["options"] == {"log_every": 5}  # and not where the runs were
     assert ladder.percent(ladder.errors(record)) == "45.00 % ± 7.07"
     named = report.collect(folders, "another")
     assert named.name == "another.json" and json.loads(named.read_text()) == record
@@ -143,6 +144,7 @@ def fake_run(
     environment = {"platform": "cpu", "device": "cpu", "devices": 1, "cores": 2}
     config = {"seed": seed, "epochs": epochs}
     described = {"experiment": "fake", "config": config, "environment": environment}
+    described["options"] = {"log_every": 5, "workdir": str(folder)}
     (folder / "config.json").write_text(json.dumps(described))
     result = {"step": 9, "split": "test", "accuracy": accuracy, "count": 10, "parameters": 7}
     result |= {"seconds": 30.0, "resumed_from": resumed_from}

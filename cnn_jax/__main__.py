@@ -1,6 +1,7 @@
-"""What is done to datasets and to finished runs.
+"""What is done to datasets, before a run and to finished ones.
 
 python -m cnn_jax data prepare mnist
+python -m cnn_jax preflight experiments.lenet5_mnist --batch-size 256
 python -m cnn_jax evaluate runs/lenet5_digits-1a2b3c4d
 python -m cnn_jax reproduce runs/lenet5_digits-1a2b3c4d
 """
@@ -18,14 +19,42 @@ from rich.console import Console
 from rich.table import Table
 
 from cnn_jax import data, ladder
+from cnn_jax import preflight as preflights
 from cnn_jax import reproduce as reproduction
-from cnn_jax.cli import exit_on_user_error, usage_errors_in_one_line
+from cnn_jax.cli import (
+    exit_on_user_error,
+    find_experiment,
+    run_script,
+    usage_errors_in_one_line,
+)
+from cnn_jax.errors import UserError
 from cnn_jax.evaluate import evaluate_run
+from cnn_jax.experiment import Experiment
 from cnn_jax.feed import Kind
+from cnn_jax.train import Options
 
 Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
+Script = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="EXPERIMENT")]
 Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+Unknown = tyro.conf.Suppress[tuple[str, ...]]
 DataDir = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
+
+
+def preflight(experiment: Script, json: bool = False, *, flags: Unknown = ()) -> None:
+    """Say what training will cost, in seconds and without training: work, memory, disk.
+
+    All other flags are the experiment's own.
+
+    Args:
+        experiment: A module, experiments.lenet5_mnist, or a file.
+        json: Print JSON instead of a table.
+    """
+
+    def report(experiment: Experiment, options: Options, folder: Path) -> None:
+        found = preflights.preflight(experiment, options, folder)
+        print(json_module.dumps(found)) if json else Console().print(preflights.table(found))
+
+    run_script(find_experiment(experiment), flags, report)
 
 
 def evaluate(
@@ -192,6 +221,7 @@ def data_command(
 
 
 COMMANDS = {
+    "preflight": preflight,
     "evaluate": evaluate,
     "reproduce": reproduce,
     "data": data_command,
@@ -203,12 +233,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the sub-command that the command line names."""
     with exit_on_user_error():
         with usage_errors_in_one_line():
-            run: Any = tyro.cli(
+            run, others = tyro.cli(
                 _one_of(COMMANDS),
                 prog="python -m cnn_jax",
                 description=__doc__,
                 args=arguments,
+                return_unknown_args=True,
             )
+            if "flags" in run.keywords:
+                run = functools.partial(run, flags=others)
+            elif others:
+                raise UserError(f"Unrecognized options: {' '.join(others)}")
         run()
 
 

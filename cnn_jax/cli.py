@@ -2,10 +2,13 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import io
 import os
+import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,9 @@ from cnn_jax.step import init_state
 from cnn_jax.train import Options, train
 
 Build = Callable[[Any, Path | None], Experiment]
+Instead = Callable[[Experiment, Options, Path], Any]
+
+_instead: ContextVar[Instead | None] = ContextVar("instead", default=None)
 
 
 def main(
@@ -41,6 +47,8 @@ def main(
         script = runs.find_script(config_class, build)
         config, options = _parse(config_class, options, arguments)
         options.check()
+        if options.deterministic:
+            parallel.choose_deterministic_kernels()
         parallel.initialise_processes(
             options.distributed, options.coordinator, options.num_processes, options.process_id
         )
@@ -49,11 +57,14 @@ def main(
         jax.eval_shape(lambda: init_state(experiment))  # images too small are refused here
         identity = runs.identity(script, config, _describe_data(experiment))
         folder = options.workdir or runs.default_folder(script, config)
+        if (instead := _instead.get()) is not None:
+            return instead(experiment, options, folder)
         with contextlib.ExitStack() as stack:
             refusal = ""
             if parallel.is_primary():
                 try:
-                    stack.enter_context(runs.claim(folder, script, identity, options))
+                    claim = runs.claim(folder, script, identity, options, options.override_config)
+                    stack.enter_context(claim)
                     print(f"run folder: {folder}", flush=True)
                 except UserError as error:
                     refusal = str(error)
@@ -64,6 +75,46 @@ def main(
                 for changed in runs.environment_changes(folder):
                     print(f"warning: since this run began, {changed}", file=sys.stderr)
             return train(experiment, folder, options)
+
+
+def find_experiment(name: str) -> Path:
+    """The file of an experiment: `experiments.lenet5_mnist`, or a path that ends in .py.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    try:
+        found = None if name.endswith(".py") else importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        found = None
+    path = Path(name if found is None or found.origin is None else found.origin)
+    if path.suffix != ".py" or not path.is_file():
+        raise UserError(f"no experiment {name}: give a module (experiments.lenet5_mnist) or a file")
+    return path
+
+
+def run_script(script: Path, arguments: Sequence[str], instead: Instead) -> None:
+    """Run a script as a program, but call `instead(experiment, options, folder)` where it would
+    train.
+
+    Raises:
+        UserError: it never comes to that.
+    """
+    reached: list[bool] = []
+
+    def note(*found: Any) -> None:
+        reached.append(True)
+        instead(*found)
+
+    token, argv = _instead.set(note), sys.argv
+    sys.argv = [str(script), *arguments]
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    finally:
+        _instead.reset(token)
+        sys.argv = argv
+    if not reached:
+        raise UserError(f"{script} is not an experiment: it does not call cnn_jax.cli.main")
 
 
 def _describe_data(experiment: Experiment) -> dict[str, Any]:

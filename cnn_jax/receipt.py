@@ -20,7 +20,8 @@ JAX_SETTINGS = (
     "jax_default_prng_impl",
     "jax_threefry_partitionable",
 )
-# What may differ without a word: it decides where and how fast, not what comes out.
+# What may differ without a word: how many cores decides how fast, not what comes out, and the
+# revision says less than the hash of the source.
 HARMLESS = ("cores", "revision")
 
 
@@ -60,6 +61,8 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         return {k: v for k, v in environment.items() if k not in (*levels, *HARMLESS)} | inner
 
     old, new = flat(then), flat(now)
+    if "source_sha256" not in old:
+        old["revision"], new["revision"] = then.get("revision"), now.get("revision")
     return [
         f"{name} was {_short(old[name])}, is {_short(new[name])}"
         for name in old

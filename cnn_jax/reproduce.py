@@ -29,8 +29,8 @@ from cnn_jax.step import init_state
 EVALUATED = 1e-4  # of each mean: one example of 10,000
 RETRAINED = 5e-3
 # Options that say where a run is and not what it computes.
-PLACES = ("workdir", "data_dir", "stop_at", "distributed", "coordinator", "num_processes") + (
-    "process_id",
+PLACES = ("workdir", "data_dir", "stop_at", "override_config") + (
+    ("distributed", "coordinator", "num_processes", "process_id")
 )
 
 
@@ -137,6 +137,8 @@ def _evaluated_again(folder: Path, data_dir: Path | None) -> Comparison:
 
 def _trained_again(folder: Path, data_dir: Path | None, scratch: Path) -> Comparison:
     described, result = _finished(folder)
+    if described["overridden"]:
+        raise UserError(f"{folder} cannot be trained again: its config was overridden on the way")
     comparison = _train(
         folder / "experiment.py",
         {**described["config"], **chosen(described["options"])},

@@ -24,6 +24,9 @@ from typing import Any
 from cnn_jax.errors import UserError
 from cnn_jax.receipt import differences, environment
 
+# Fields of a config that decide which examples a step sees, and under which keys.
+ORDER = ("dataset", "train_split", "batch_size", "seed")
+
 
 def find_script(config_class: type[Any], build: Callable[..., Any]) -> Path:
     """The experiment's file: the program itself if one of the two is defined there, else `build`'s.
@@ -55,15 +58,20 @@ def identity(script: Path, config: Any, dataset: dict[str, Any]) -> dict[str, An
 
 
 @contextlib.contextmanager
-def claim(folder: Path, script: Path, identity: dict[str, Any], options: Any) -> Iterator[None]:
+def claim(
+    folder: Path, script: Path, identity: dict[str, Any], options: Any, override: bool = False
+) -> Iterator[None]:
     """Make the run folder, or go on with it, and keep other programs out of it meanwhile.
+
+    `override` lets it go on with another config, which is then the run's; "overridden" in
+    config.json keeps the ones before. What is in `ORDER` must stay.
 
     Raises:
         UserError: the folder holds another run or something else, is in use or cannot be written.
     """
     is_new = not (folder / "config.json").exists()
     if not is_new:
-        check(folder, script, identity)
+        check(folder, script, _overriding(folder, identity) if override else identity)
     elif folder.exists():
         ours = {"experiment.py", ".config.json", ".lock"}  # of a start that was killed here
         if not (folder.is_dir() and {path.name for path in folder.iterdir()} <= ours):
@@ -76,14 +84,29 @@ def claim(folder: Path, script: Path, identity: dict[str, Any], options: Any) ->
         if is_new:
             (folder / "experiment.py").write_bytes(script.read_bytes())
             # The config comes last and whole: it is what makes the folder a run.
-            (folder / ".config.json").write_text(json.dumps(content, indent=2) + "\n")
-            (folder / ".config.json").replace(folder / "config.json")
+            _write_config(folder, content)
+        elif override:
+            there = describe(folder)
+            if there["config"] != identity["config"]:
+                before = [*there["overridden"], there["config"]]
+                _write_config(folder, there | identity | {"overridden": before})
     except BlockingIOError as error:
         raise UserError(f"{folder} is in use: another program is training there") from error
     except OSError as error:
         raise UserError(f"{folder} cannot be made a run folder: {error}") from error
     with lock:
         yield
+
+
+def _overriding(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """The identity with the folder's own config, but for what may not be overridden."""
+    kept = {name: value for name, value in identity["config"].items() if name in ORDER}
+    return identity | {"config": describe(folder)["config"] | kept}
+
+
+def _write_config(folder: Path, content: dict[str, Any]) -> None:
+    (folder / ".config.json").write_text(json.dumps(content, indent=2) + "\n")
+    (folder / ".config.json").replace(folder / "config.json")
 
 
 def check(folder: Path, script: Path, identity: dict[str, Any]) -> None:
@@ -181,7 +204,9 @@ def describe(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads((folder / "config.json").read_text())
         names = ("experiment", "config", "dataset", "options", "environment")
-        return {name: content[name] for name in names}
+        return {name: content[name] for name in names} | {
+            "overridden": content.get("overridden", [])
+        }
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{folder} is not a run folder: it has no config.json") from error
     except (ValueError, TypeError, KeyError) as error:

@@ -55,6 +55,11 @@ class Options:
     """Examples per evaluation batch."""
     stop_at: int | None = None
     """Stop with a checkpoint once this step is reached; the same command without it goes on."""
+    override_config: bool = False
+    """Go on with a run whose config was another: for what does not decide which examples a step
+    sees (epochs, learning rate); both configs stay in config.json."""
+    deterministic: bool = False
+    """On GPUs, only kernels that give the same bits every time, at some cost of speed."""
     distributed: bool = False
     """Join the cluster's other processes (SLURM, Open MPI, Kubernetes are detected)."""
     coordinator: str | None = None
@@ -93,7 +98,7 @@ def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, A
     )
     advance = make_advance(experiment, options.accumulate)
     evaluate = make_evaluator(experiment, options.eval_batch_size)
-    cadence = _Cadence.of(experiment, options)
+    cadence = Cadence.of(experiment, options)
 
     best = next(iter(experiment.metrics), None)
     opened = Checkpoints(
@@ -181,7 +186,7 @@ def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, A
 
 
 @dataclass(frozen=True)
-class _Cadence:
+class Cadence:
     """When things happen: every so many steps, in whole dispatches, and at the last step."""
 
     log: int
@@ -192,7 +197,7 @@ class _Cadence:
     last: int
 
     @classmethod
-    def of(cls, experiment: Experiment, options: Options) -> "_Cadence":
+    def of(cls, experiment: Experiment, options: Options) -> "Cadence":
         def whole_dispatches(steps: int) -> int:
             return -(-steps // options.steps_per_dispatch) * options.steps_per_dispatch
 

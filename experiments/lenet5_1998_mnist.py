@@ -29,7 +29,7 @@ class Config:
     distorted: bool = False  # by affine maps, anew in each epoch; the paper has ten of each digit
     epochs: float = 20  # the rates fall as over the paper's 20 passes
     batch_size: int = 1
-    mu: float = 0.1  # added to the curvatures that divide the rates; 0.02 in the paper
+    mu: float = 0.3  # added to the curvatures that divide the rates; 0.02 in the paper
     seed: int = 0
 
 

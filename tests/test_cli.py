@@ -8,11 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import programs
 import pytest
 import tiny
 
+from cnn_jax import __main__ as program
 from cnn_jax import cli, receipt, runs
 from cnn_jax.errors import UserError
+from cnn_jax.reproduce import reproduce
 from cnn_jax.train import Options
 
 
@@ -240,3 +243,61 @@ def test_help_names_every_flag(flag: str, capsys: pytest.CaptureFixture[str]) ->
     shown = capsys.readouterr().out
     for field in (*dataclasses.fields(tiny.Config), *dataclasses.fields(Options)):
         assert "--" + field.name.replace("_", "-") in shown
+
+
+# ---- overriding the config of a run ----
+
+
+def test_another_config_goes_on_only_when_it_is_overridden(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    programs.train_tiny(run, "--stop-at", 6)
+    changed = ("--learning-rate", 0.05, "--steps", 15)
+    with pytest.raises(SystemExit):
+        programs.train_tiny(run, *changed)
+    assert programs.train_tiny(run, *changed, "--override-config")["step"] == 15
+    described = json.loads((run / "config.json").read_text())
+    assert described["config"]["learning_rate"] == 0.05
+    assert [old["learning_rate"] for old in described["overridden"]] == [0.1]
+    with pytest.raises(UserError, match="overridden on the way"):
+        reproduce(run, retrain=True, scratch=tmp_path / "again")
+
+
+@pytest.mark.parametrize("change", [("--batch-size", 12), ("--seed", 1), ("--train-split", "test")])
+def test_what_decides_the_order_of_examples_cannot_be_overridden(
+    change: tuple[str, object], tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (tiny_run / "config.json").read_bytes()
+    with pytest.raises(SystemExit):
+        programs.train_tiny(tiny_run, *change, "--override-config")
+    assert "holds another run" in capsys.readouterr().err
+    assert (tiny_run / "config.json").read_bytes() == before
+
+
+def test_deterministic_kernels_are_chosen_before_devices_are(tmp_path: Path) -> None:
+    flags = ("--workdir", tmp_path / "run", "--steps", 3, "--deterministic")
+    programs.succeed(programs.start(*programs.TINY, *flags))
+    described = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert "--xla_gpu_deterministic_ops=true" in described["environment"]["xla_flags"].split()
+
+
+# ---- preflight ----
+
+
+def test_preflight_reads_the_experiments_flags_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    program.main(["preflight", *programs.TINY, "--batch-size", "48", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert report["run"]["batch_size"] == 48 and report["model"]["parameters"] == 1490
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["experiments.nothing", "nothing.py", programs.__file__])
+def test_an_experiment_that_is_not_there_is_said_in_a_line(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        program.main(["preflight", name])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: ")

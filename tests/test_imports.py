@@ -17,7 +17,7 @@ ROWS: list[set[str]] = [
     {"step", "feed"},
     {"evaluate"},
     {"train"},
-    {"preflight", "reproduce"},
+    {"preflight", "reproduce", "verify_resume"},
     {"cli"},
     {"__main__"},
 ]

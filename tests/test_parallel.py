@@ -141,6 +141,14 @@ def test_what_four_devices_began_one_goes_on_with(
     assert_same_metrics(half_of_four, folders[1])
 
 
+def test_what_four_devices_began_eight_go_on_with(
+    half_of_four: Path, folders: dict[int, Path]
+) -> None:
+    command = (*programs.TINY, "--workdir", half_of_four, "--feed", "stream")
+    programs.succeed(programs.start(*command, devices=8))
+    assert_close(programs.saved_state(half_of_four), programs.saved_state(folders[1]))
+
+
 def test_what_four_devices_began_four_go_on_with_bit_for_bit(
     half_of_four: Path, folders: dict[int, Path]
 ) -> None:

@@ -7,9 +7,11 @@ Convolution, pooling and response normalisation have two forms with the same val
 XLA's own operators, for accelerators, and those of `cpu_forms`. `forms` alone chooses between them.
 """
 
+import contextlib
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -111,9 +113,22 @@ class Forms(NamedTuple):
     local_response_norm: Callable[..., jax.Array]
 
 
+_counted: ContextVar[bool] = ContextVar("counted", default=False)
+
+
+@contextlib.contextmanager
+def plain_forms() -> Iterator[None]:
+    """Inside, networks are traced with the plain forms: to count work, and not to run fast."""
+    token = _counted.set(True)
+    try:
+        yield
+    finally:
+        _counted.reset(token)
+
+
 def forms(backend: str | None = None) -> Forms:
     """The fast forms for a backend ("cpu", "gpu", ...), by default the one JAX is running on."""
-    if (backend or jax.default_backend()) == "cpu":
+    if (backend or jax.default_backend()) == "cpu" and not _counted.get():
         return Forms(
             cpu_forms.convolve,
             cpu_forms.max_pool,

@@ -17,6 +17,7 @@ import tyro
 from absl import logging as absl_logging
 
 from cnn_jax import parallel, runs
+from cnn_jax.data import content_sha256
 from cnn_jax.errors import Stopped, UserError
 from cnn_jax.experiment import Experiment
 from cnn_jax.step import init_state
@@ -123,7 +124,8 @@ def _describe_data(experiment: Experiment) -> dict[str, Any]:
     return {
         "name": data.name,
         "version": data.version,
-        "sha256": data.statistics.sha256,  # of pixels and labels
+        "sha256": data.statistics.sha256,  # of the pixels and labels of "train"
+        "eval_sha256": content_sha256(data, experiment.eval_split),
         "train": data.num_examples(experiment.train_split),
         "eval": data.num_examples(experiment.eval_split),
     }

@@ -22,6 +22,7 @@ import numpy as np
 
 from cnn_jax import receipt, runs
 from cnn_jax.checkpoint import Checkpoints, Damaged, sha256
+from cnn_jax.data import content_sha256
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate import evaluate_run
 from cnn_jax.step import init_state
@@ -109,7 +110,10 @@ def _evaluated_again(folder: Path, data_dir: Path | None) -> Comparison:
     build, config, data_dir_then = runs.load(folder)
     experiment = build(config, data_dir or data_dir_then)
     data = experiment.dataset
-    comparison.same("dataset sha256", described["dataset"]["sha256"], data.statistics.sha256)
+    recorded = described["dataset"]
+    comparison.same("training data sha256", recorded["sha256"], data.statistics.sha256)
+    held = content_sha256(data, result["split"])
+    comparison.same("evaluation data sha256", recorded.get("eval_sha256", held), held)
     opened = Checkpoints(folder / "checkpoints", read_only=True)
     try:
         with contextlib.closing(opened) as checkpoints:

@@ -14,6 +14,7 @@ import tiny
 
 from cnn_jax import __main__ as program
 from cnn_jax import cli, receipt, runs
+from cnn_jax.data import content_sha256
 from cnn_jax.errors import UserError
 from cnn_jax.reproduce import reproduce
 from cnn_jax.train import Options
@@ -211,6 +212,7 @@ def test_a_run_says_what_it_was_made_of(tiny_run: Path) -> None:
         "name": "digits",
         "version": data.version,
         "sha256": data.statistics.sha256,
+        "eval_sha256": content_sha256(data, "test"),
         "train": 1437,
         "eval": 360,
     }

@@ -1,5 +1,6 @@
 """Reading: arrays, the embedded digits, slices, statistics, resident and streamed batches."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -579,3 +580,16 @@ def test_a_centred_dataset_subtracts_the_mean_from_pixels_and_no_more(digits: da
     shown = (pixels / 255 - centred.mean[0]) / centred.std[0]
     np.testing.assert_allclose(shown, pixels - 255 * digits.mean[0])
     assert "no deviation" in centred.statistics.origin
+
+
+def test_a_fingerprint_is_of_the_pixels_and_labels_of_a_split(digits: data.Dataset) -> None:
+    examples = digits.open("test").read(np.arange(360))
+    expected = hashlib.sha256(examples["image"].tobytes())
+    expected.update(examples["label"].astype("<i4").tobytes())
+    assert data.content_sha256(digits, "test") == expected.hexdigest()
+    in_memory = data.array_dataset(
+        "copy", {"train": (examples["image"], examples["label"])}, digits.class_names
+    )
+    assert data.content_sha256(in_memory, "train") == expected.hexdigest()
+    assert data.content_sha256(digits, "test[:359]") != expected.hexdigest()
+    assert data.content_sha256(digits, "train") == digits.statistics.sha256

@@ -45,8 +45,8 @@ def change(path: Path, edit: Callable[[dict], object]) -> None:
 def test_an_untouched_run_matches_to_the_last_bit(run: Path) -> None:
     (found,) = reproduce(run)
     assert found.matches and not found.differences and found.tolerance == 0
-    named = {"dataset sha256", "script", "parameters sha256", "loss", "accuracy", "top5", "count"}
-    assert {name for name, *_ in found.rows} >= named
+    named = {"training data sha256", "evaluation data sha256", "script", "parameters sha256"}
+    assert {name for name, *_ in found.rows} >= named | {"loss", "accuracy", "top5", "count"}
 
 
 def test_the_command_prints_the_verdict_and_exits_with_it(
@@ -76,7 +76,7 @@ def test_one_bit_of_the_parameters_is_a_mismatch(run: Path) -> None:
     opened.wait()
     opened.close()
     found = rows(run)
-    assert not found["parameters sha256"] and found["dataset sha256"]
+    assert not found["parameters sha256"] and found["training data sha256"]
 
 
 def test_a_flipped_byte_in_the_file_of_the_parameters_is_a_mismatch(run: Path) -> None:
@@ -94,9 +94,11 @@ def test_a_flipped_byte_in_the_file_of_the_parameters_is_a_mismatch(run: Path) -
 def test_an_edited_script_or_other_data_is_a_mismatch(run: Path) -> None:
     script = run / "experiment.py"
     script.write_text(script.read_text() + "\n# edited\n")
-    change(run / "config.json", lambda content: content["dataset"].update(sha256="0" * 64))
+    other = {"sha256": "0" * 64, "eval_sha256": "1" * 64}
+    change(run / "config.json", lambda content: content["dataset"].update(other))
     found = rows(run)
-    assert not found["script"] and not found["dataset sha256"] and found["loss"]
+    assert not found["script"] and found["loss"]
+    assert not found["training data sha256"] and not found["evaluation data sha256"]
 
 
 def test_another_environment_is_named_and_has_a_tolerance(run: Path) -> None:

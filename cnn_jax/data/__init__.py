@@ -4,7 +4,7 @@ The story of a batch: `load_dataset` → `Dataset.open(split)` → `batch_indice
 `load_resident` (all at once) or `stream` (as asked for) → on the device, `cnn_jax.data.augment`.
 """
 
-from cnn_jax.data.catalogue import describe, list_datasets
+from cnn_jax.data.catalogue import content_sha256, describe, list_datasets
 from cnn_jax.data.datasets import Batch, Dataset, Source, array_dataset
 from cnn_jax.data.order import batch_indices, epoch_permutation
 from cnn_jax.data.preparation import load_dataset, prepare
@@ -17,6 +17,7 @@ __all__ = [
     "Source",
     "array_dataset",
     "batch_indices",
+    "content_sha256",
     "describe",
     "epoch_permutation",
     "list_datasets",

@@ -1,11 +1,16 @@
-"""What is prepared in a folder, in words and numbers."""
+"""What is prepared in a folder, in words and numbers; what a split holds, in one number."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cnn_jax.data import prepared, resident
+import numpy as np
+
+from cnn_jax.data import derived, prepared, resident
+from cnn_jax.data.datasets import Dataset
+from cnn_jax.data.statistics import EXAMPLES, Fingerprint
 
 
 class Listing(NamedTuple):
@@ -52,6 +57,25 @@ def describe(name: str, data_dir: str | os.PathLike | None = None) -> dict[str, 
         "resident_cache": {split: resident.is_saved(dataset, split) for split in splits},
         "location": str(folder),
     }
+
+
+def content_sha256(dataset: Dataset, split: str) -> str:
+    """Fingerprint of the pixels and labels of a split, of its first 60,000 examples if it has more.
+
+    Measured once, in about the time that decoding takes, and kept beside the prepared dataset.
+    """
+
+    def measure() -> dict[str, Any]:
+        source, content = dataset.open(split), Fingerprint()
+        for start in range(0, min(len(source), EXAMPLES), 1024):
+            content.add(source.read(np.arange(start, min(start + 1024, len(source), EXAMPLES))))
+        return {"split": split, "sha256": content.sha256()}
+
+    if dataset.folder is None:
+        return measure()["sha256"]
+    shape = "x".join(map(str, dataset.image_shape))
+    name = f"content-{hashlib.sha256(split.encode()).hexdigest()[:8]}-{shape}.json"
+    return derived.remember(dataset.name, dataset.folder, name, measure)["sha256"]
 
 
 def _splits(folder: Path) -> str:

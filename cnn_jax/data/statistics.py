@@ -22,16 +22,37 @@ class Statistics:
     origin: str  # which examples, in words
 
 
+class Fingerprint:
+    """SHA-256 of examples: their pixels, then their labels as little-endian int32.
+
+    It does not depend on how the examples are stored or cut into batches.
+    """
+
+    def __init__(self) -> None:
+        self._pixels = hashlib.sha256()
+        self._labels: list[np.ndarray] = []
+
+    def add(self, batch: dict[str, np.ndarray]) -> None:
+        """Take the next examples, {"image": uint8 [n,H,W,C], "label": int32 [n]}."""
+        self._pixels.update(np.ascontiguousarray(batch["image"]).data)
+        self._labels.append(batch["label"])
+
+    def sha256(self) -> str:
+        """Of all that were added."""
+        whole = self._pixels.copy()
+        whole.update(np.concatenate(self._labels).astype("<i4").tobytes())
+        return whole.hexdigest()
+
+
 def measure(batches: Iterable[dict[str, np.ndarray]], origin: str) -> Statistics:
     """Statistics of all examples of `batches` ({"image": uint8 [n,H,W,C], "label": int32 [n]}).
 
     The sums are integers, so they don't depend on how the examples are cut into batches.
     """
-    digest, labels, counts = hashlib.sha256(), [], None
+    content, counts = Fingerprint(), None
     for batch in batches:
         images = np.ascontiguousarray(batch["image"])
-        digest.update(images.data)
-        labels.append(batch["label"])
+        content.add(batch)
         histograms = np.stack(
             [
                 np.bincount(images[..., channel].reshape(-1), minlength=256)
@@ -41,7 +62,6 @@ def measure(batches: Iterable[dict[str, np.ndarray]], origin: str) -> Statistics
         counts = histograms if counts is None else counts + histograms
     if counts is None:
         raise ValueError("no examples to measure")
-    digest.update(np.concatenate(labels).astype("<i4").tobytes())
 
     mean, std = [], []
     for histogram in counts.tolist():  # Python integers: no overflow, no rounding
@@ -50,4 +70,4 @@ def measure(batches: Iterable[dict[str, np.ndarray]], origin: str) -> Statistics
         squares = sum(value * value * count for value, count in enumerate(histogram))
         mean.append(total / (255 * n))
         std.append(sqrt(n * squares - total * total) / (255 * n) or 1.0)
-    return Statistics(tuple(mean), tuple(std), digest.hexdigest(), origin)
+    return Statistics(tuple(mean), tuple(std), content.sha256(), origin)

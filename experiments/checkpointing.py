@@ -1,0 +1,100 @@
+"""What checkpoints cost: LeNet-5 on MNIST with one every 50 steps, against none, in one process.
+
+    python -m experiments.checkpointing --out checkpointing.json
+
+Untimed.
+"""
+
+import dataclasses
+import json
+import resource
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import tyro
+
+from cnn_jax import feed, parallel, receipt, runs
+from cnn_jax.checkpoint import Checkpoints
+from cnn_jax.cli import exit_on_user_error, usage_errors_in_one_line
+from cnn_jax.step import init_state
+from cnn_jax.train import make_advance, split_into_blocks
+from experiments import lenet5_mnist
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    every: int = 50  # steps between checkpoints
+    steps: int = 10_000
+    segment: int = 250  # steps between a change from saving to not saving and back
+    data_dir: Path | None = None
+    out: Path | None = None  # a JSON file to write the record to; it must not exist
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Train in segments, every second one with checkpoints, timed apart."""
+    experiment = lenet5_mnist.build(lenet5_mnist.Config(), config.data_dir)
+    data = feed.open_feed(experiment.dataset, experiment.train_split, "resident", readers=0)
+    advance = make_advance(experiment)
+    blocks = list(split_into_blocks(0, config.steps, 10))
+    batches = feed.training_blocks(data, experiment.seed, experiment.batch_size, blocks)
+    state = parallel.replicate(jax.jit(lambda: init_state(experiment))())
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    memory, done = [], None
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Checkpoints(Path(folder) / "checkpoints")
+        started = time.perf_counter()
+        for (_, step), block in zip(
+            blocks, parallel.ahead(batches, parallel.share_out), strict=True
+        ):
+            saves = bool(step - 1 < config.steps and (step - 1) // config.segment % 2)
+            dispatched = advance(state, data.resident, block)
+            if done is not None:
+                done.block_until_ready()
+            state, done = dispatched
+            if saves and step % config.every == 0:
+                checkpoints.save(step, state)
+            if step % config.segment == 0:
+                done.block_until_ready()
+                checkpoints.wait()
+                now = time.perf_counter()
+                seconds[saves].append(now - started)
+                started = now
+                memory.append(_resident_bytes())
+        checkpoints.close()
+    without, with_ = (seconds[key][1:] for key in (False, True))  # the first compiles
+    ratios = [b / a - 1 for a, b in zip(without, with_, strict=True)]
+    third = len(memory) // 3
+    return {
+        "images_per_second": config.segment * experiment.batch_size / statistics.median(without),
+        "cost": statistics.median(ratios),
+        "cost_quartiles": statistics.quantiles(ratios)[::2],
+        "memory_growth_bytes": memory[-1] - memory[third],
+        "memory_bytes": memory[-1],
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def main() -> None:
+    with exit_on_user_error():
+        with usage_errors_in_one_line():
+            config = tyro.cli(Config, description=__doc__)
+        result = run(config)
+        print(json.dumps(result))
+        if config.out:
+            settings = runs.to_json(dataclasses.replace(config, data_dir=None, out=None))
+            record = {"experiment": "checkpointing", "config": settings}
+            record |= {"environment": receipt.environment(), "runs": [result]}
+            config.out.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

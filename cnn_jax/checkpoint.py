@@ -11,8 +11,9 @@ arrays that come back are those that were saved, or `Damaged` is raised.
 """
 
 import hashlib
+import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
 from cnn_jax.errors import UserError
+
+WRITE_ERRORS = (OSError, ValueError, RuntimeError)  # TensorStore's errors are ValueErrors
 
 
 class Damaged(UserError):
@@ -46,19 +49,16 @@ class Checkpoints:
             best: the name of a metric; None keeps no best one.
             receipt: what each checkpoint says of the run that wrote it, as JSON.
         """
-        latest = managers.LatestN(keep)
-        highest = managers.BestN(
-            get_metric_fn=lambda metrics: metrics[best], n=1, keep_checkpoints_without_metrics=False
-        )
-        policy = managers.AnyPreservationPolicy([latest, highest]) if best else latest
         self.folder = folder
         self._receipt = dict(receipt or {})
+        self._metric = best
+        self._scores: dict[int, float | None] = {}
         self._manager = ocp.CheckpointManager(
             folder.resolve(),
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=policy,
-                # Only makes Orbax write the metrics down, so that the best survives a restart.
-                best_fn=(lambda metrics: metrics[best]) if best else None,
+                preservation_policy=managers.AnyPreservationPolicy(
+                    [managers.LatestN(keep), _Best(self.best)]
+                ),
                 read_only=read_only,
                 create=not read_only,
             ),
@@ -70,8 +70,9 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def best(self) -> int | None:
-        """The step whose metric was highest when it was saved, or None."""
-        return self._manager.best_step()
+        """The step whose metric was highest when it was saved, or None; the last of equals."""
+        scored = [(score, n) for n in self.steps() if (score := self._score(n)) is not None]
+        return max(scored)[1] if scored else None
 
     def steps(self) -> list[int]:
         """All steps that were saved and kept, in order."""
@@ -86,21 +87,24 @@ class Checkpoints:
             UserError: an earlier write failed, for want of space perhaps.
         """
         host = jax.tree.map(np.array, state)
-        about = {
-            "sha256": sha256(host),
-            "arrays": _arrays(host),
-            "evaluation": dict(metrics or {}),
-            "receipt": self._receipt,
-        }
+        evaluation = dict(metrics or {})
+        self._scores[step] = evaluation.get(self._metric or "")
+        about = json.dumps(
+            {
+                "sha256": sha256(host),
+                "arrays": _arrays(host),
+                "evaluation": evaluation,
+                "receipt": self._receipt,
+            }
+        )
         try:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(state=ocp.args.StandardSave(host)),  # pyright: ignore
-                metrics=dict(metrics) if metrics else None,
                 force=True,
-                custom_metadata=about,
+                custom_metadata={"about": about, "about_sha256": _text_sha256(about)},
             )
-        except OSError as error:
+        except WRITE_ERRORS as error:
             raise self._unwritten(error) from error
 
     def about(self, step: int) -> dict[str, Any]:
@@ -114,8 +118,12 @@ class Checkpoints:
             there = ", ".join(map(str, self.steps())) or "none"
             raise UserError(f"{self.folder} has no checkpoint of step {step}; there are: {there}")
         try:
-            about = dict(self._manager.metadata(step).custom_metadata or {})
-            return {name: about[name] for name in ("sha256", "arrays", "evaluation", "receipt")}
+            held = dict(self._manager.metadata(step).custom_metadata or {})
+            if _text_sha256(held["about"]) != held["about_sha256"]:
+                raise ValueError(
+                    "what it says of itself does not have the checksum it was saved with"
+                )
+            return json.loads(held["about"])
         except Exception as error:  # whatever the reader of a damaged file comes to
             raise self._damaged(step, error) from error
 
@@ -184,11 +192,19 @@ class Checkpoints:
         """Return when everything saved is on disk. Raises UserError for a write that failed."""
         try:
             self._manager.wait_until_finished()
-        except OSError as error:
+        except WRITE_ERRORS as error:
             raise self._unwritten(error) from error
 
     def close(self) -> None:
         self._manager.close()
+
+    def _score(self, step: int) -> float | None:
+        if step not in self._scores and self._metric is not None:
+            try:
+                self._scores[step] = self.about(step)["evaluation"].get(self._metric)
+            except Damaged:
+                self._scores[step] = None
+        return self._scores.get(step)
 
     def _numbered(self) -> list[int]:
         """Steps that have a folder, be it that Orbax does not take it for a checkpoint."""
@@ -210,12 +226,25 @@ class Checkpoints:
         reason = " ".join(str(error).split()) or type(error).__name__
         return Damaged(f"checkpoint {self.folder / str(step)} is damaged: {reason[:300]}")
 
-    def _unwritten(self, error: OSError) -> UserError:
+    def _unwritten(self, error: Exception) -> UserError:
         whole = self.latest()
-        last = (
-            "there is none before it" if whole is None else f"the last whole one is of step {whole}"
-        )
-        return UserError(f"a checkpoint cannot be written to {self.folder} ({error}); {last}")
+        last = "there is none" if whole is None else f"the last whole one is of step {whole}"
+        reason = " ".join(str(error).split())
+        return UserError(f"no checkpoint can be written to {self.folder}, {last}: {reason[-300:]}")
+
+
+class _Best:
+    """Orbax's rule for what to keep, by a score that the metadata holds.
+
+    Orbax's own metrics are a file that a manager of checkpoints cannot be opened without.
+    """
+
+    def __init__(self, best: Callable[[], int | None]):
+        self._best = best
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        best = self._best()
+        return [info.step == best for info in checkpoints]
 
 
 def sha256(tree: Any) -> str:
@@ -233,3 +262,7 @@ def _arrays(tree: Any) -> dict[str, str]:
     """Types and shapes by name: {".params['C1']['bias']": "float32(6,)"}."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): f"{leaf.dtype}{leaf.shape}" for path, leaf in leaves}
+
+
+def _text_sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import importlib.util
 import io
 import os
@@ -147,13 +148,21 @@ def usage_errors_in_one_line() -> Iterator[None]:
 
 @contextlib.contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Turn `UserError` and `Stopped` into one line and their exit code, and quieten libraries."""
-    absl_logging.set_verbosity(absl_logging.ERROR)
+    """Turn `UserError`, `Stopped` and a full disk into one line and their exit code.
+
+    Orbax logs the traceback of every error that it then raises: its log is turned off.
+    """
+    absl_logging.set_verbosity(absl_logging.FATAL)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     try:
         yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: the disk is full ({error}): make room, then go on", file=sys.stderr)
         raise SystemExit(2) from None
     except Stopped as stop:
         print(stop, file=sys.stderr)

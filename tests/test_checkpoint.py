@@ -1,6 +1,8 @@
 """Checkpoints: what is restored is what was saved, whole, and the right ones are kept."""
 
+import resource
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +151,23 @@ def test_what_a_kill_left_half_written_is_no_checkpoint(tmp_path: Path) -> None:
     save_some(again, {20: 0.6})
     assert again.latest() == 20
     assert_identical(again.restore(20, zeros_like(STATE))["params"], STATE["params"])
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No space left is met wherever the bytes go: when folders are made, and by TensorStore."""
+    checkpoints.save(10, STATE)
+    checkpoints.wait()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    large = STATE | {"params": {"kernel": jnp.asarray(np.random.default_rng(0).random(50_000))}}
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, limit[1]))  # bytes of one file
+        with pytest.raises(UserError, match="no checkpoint can be written .* step 10: "):
+            checkpoints.save(20, large)
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    assert_identical(checkpoints.restore(10, zeros_like(STATE)), STATE)

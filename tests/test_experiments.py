@@ -51,7 +51,13 @@ TABLE = {
     ),
     "alexnet_imagenet": Row((68, 68, 3), {"batch_size": 2, "image_size": 64, "width": 0.25}),
 }
-OTHERS = {"__init__", "report", "neocognitron", "neocognitron_mnist"}  # not gradient descent
+OTHERS = {
+    "__init__",
+    "report",
+    "checkpointing",
+    "neocognitron",
+    "neocognitron_mnist",
+}  # not gradient descent
 
 
 def noise(config: Any, image_shape: tuple[int, int, int]) -> Dataset:

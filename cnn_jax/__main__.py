@@ -6,9 +6,11 @@ python -m cnn_jax evaluate runs/lenet5_digits-1a2b3c4d
 python -m cnn_jax reproduce runs/lenet5_digits-1a2b3c4d
 """
 
+import contextlib
 import dataclasses
 import functools
 import json as json_module
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
@@ -21,6 +23,7 @@ from rich.table import Table
 from cnn_jax import data, ladder
 from cnn_jax import preflight as preflights
 from cnn_jax import reproduce as reproduction
+from cnn_jax import verify_resume as verification
 from cnn_jax.cli import (
     exit_on_user_error,
     find_experiment,
@@ -114,6 +117,34 @@ def reproduce(
         Console().print(table)
         print("match" if found.matches else "mismatch")
     if not all(found.matches for found in comparisons):
+        raise SystemExit(1)
+
+
+def verify_resume(
+    experiment: Script,
+    kills: int = 3,
+    scratch: Path | None = None,
+    *,
+    flags: Unknown = (),
+) -> None:
+    """Train an experiment straight, and again with kills at random instants, and compare the two.
+
+    Parameters, optimizer state, metrics and results must be the same, bit for bit: exit code 0,
+    else 1. All other flags are the experiment's own; a few epochs are enough.
+
+    Args:
+        experiment: A module, experiments.lenet5_digits, or a file.
+        kills: How often the second run is killed; every second time while it saves.
+        scratch: Folder for the two runs; it stays. Default: one that goes.
+    """
+    script = find_experiment(experiment)
+    with contextlib.ExitStack() as stack:
+        where = scratch or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        found = verification.verify_resume(script, flags, kills, where)
+    for name in found.differing:
+        print(f"differs: {name}")
+    print(f"{'identical' if found.identical else 'NOT identical'} after {found.steps} steps")
+    if not found.identical:
         raise SystemExit(1)
 
 
@@ -224,6 +255,7 @@ COMMANDS = {
     "preflight": preflight,
     "evaluate": evaluate,
     "reproduce": reproduce,
+    "verify-resume": verify_resume,
     "data": data_command,
     "ladder": ladder_command,
 }

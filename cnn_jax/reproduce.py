@@ -214,11 +214,9 @@ def _script_again(
 
 def _run(script: Path, arguments: Sequence[str]) -> None:
     """Run a script as its user would, its lines shown on stderr."""
-    here = str(Path(__file__).parents[1])
-    path = os.pathsep.join([os.getcwd(), here, os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, str(script), *arguments],
-        env={**os.environ, "PYTHONPATH": path},
+        runs.command(script, arguments),
+        env={**os.environ, **runs.search_path()},
         stdout=sys.stderr,
         check=False,
     )

@@ -16,8 +16,9 @@ import fcntl
 import hashlib
 import importlib.util
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,17 @@ def flags(scalars: Mapping[str, Any]) -> list[str]:
         elif value is not None:
             written += [f"--{flag}", str(value)]
     return written
+
+
+def command(script: Path, arguments: Sequence[str]) -> list[str]:
+    """The command line that runs a script as a program, by this Python."""
+    return [sys.executable, str(script), *arguments]
+
+
+def search_path() -> dict[str, str]:
+    """The variable with which a script finds this package and what lies in the current folder."""
+    here = [os.getcwd(), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    return {"PYTHONPATH": os.pathsep.join(filter(None, here))}
 
 
 def environment_changes(folder: Path) -> list[str]:

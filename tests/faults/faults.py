@@ -1,0 +1,178 @@
+"""The fault table: hundreds of kills and damaged checkpoints, and what became of them.
+
+    python tests/faults/faults.py --out experiments/results/faults.json
+    python tests/faults/faults.py --table experiments/results/faults.json
+
+Runs LeNet-5 on digits, 240 steps with a checkpoint every 10, on the CPU.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from cnn_jax import receipt, runs  # noqa: E402
+from cnn_jax.checkpoint import Checkpoints  # noqa: E402
+from cnn_jax.errors import UserError  # noqa: E402
+from cnn_jax.step import init_state  # noqa: E402
+from cnn_jax.verify_resume import differing, train_straight, train_with_kills  # noqa: E402
+
+SCRIPT = ROOT / "experiments" / "lenet5_digits.py"
+FLAGS = ["--epochs", "10.7", "--log-every", "10", "--checkpoint-every", "10", "--eval-every", "60"]
+KILLS_PER_RUN = 25
+DAMAGES = ("a flipped bit", "16 bytes of zeros", "cut short", "missing")
+
+
+def kill(kills: int, scratch: Path) -> list[dict[str, Any]]:
+    """Kill runs of four settings `kills` times in all; a row for each setting."""
+    rows = []
+    settings = [(feed, devices) for feed in ("resident", "stream") for devices in (1, 2)]
+    for number, (feed, devices) in enumerate(settings):
+        os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+        flags, place = [*FLAGS, "--feed", feed], scratch / f"{feed}-{devices}"
+        train_straight(SCRIPT, flags, place / "straight")
+        row = {"feed": feed, "devices": devices, "runs": 0, "kills": 0, "while_saving": 0}
+        row |= {"identical": 0, "differing": [], "damaged": 0}
+        left = kills * (number + 1) // 4 - kills * number // 4
+        while left:
+            folder, some = place / f"killed-{row['runs']}", min(left, KILLS_PER_RUN)
+            random = np.random.default_rng([number, row["runs"]])
+            between, saving = train_with_kills(
+                SCRIPT, flags, some, folder, place / "straight", random
+            )
+            names = differing(place / "straight", folder)
+            row["runs"] += 1
+            row["kills"] += between + saving
+            row["while_saving"] += saving
+            row["identical"] += not names
+            row["differing"] += names
+            row["damaged"] += len(list(folder.glob("damaged/*")))
+            left -= some
+            print(f"{feed}, {devices} devices: {row['kills']} kills, differing {names}", flush=True)
+        rows.append(row)
+    return rows
+
+
+def damage(count: int, scratch: Path) -> list[dict[str, Any]]:
+    """Damage `count` copies of a checkpoint, each in a process of its own pool; rows by damage."""
+    os.environ["XLA_FLAGS"] = ""
+    run = scratch / "whole"
+    train_straight(SCRIPT, FLAGS, run)
+    rows: dict[str, Counter[str]] = {kind: Counter() for kind in DAMAGES}
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+        trials = [
+            pool.apply_async(partial(_damaged, run, scratch, number)) for number in range(count)
+        ]
+        for trial in trials:
+            kind, outcome = trial.get(timeout=120)  # a reader that hangs ends the program here
+            rows[kind][outcome] += 1
+    return [{"damage": kind, **outcomes} for kind, outcomes in rows.items()]
+
+
+def _damaged(run: Path, scratch: Path, number: int) -> tuple[str, str]:
+    """Damage one file of the newest checkpoint, or lose all of it, and restore what there is."""
+    logging.set_verbosity(logging.FATAL)
+    random = np.random.default_rng(number)
+    folder = scratch / f"damaged-{number}"
+    shutil.copytree(run / "checkpoints", folder)
+    build, config, data_dir = runs.load(run)
+    like = jax.eval_shape(lambda: init_state(build(config, data_dir)))
+    whole = Checkpoints(run / "checkpoints", read_only=True)
+    newest = whole.steps()[-1]
+    kind = DAMAGES[number % len(DAMAGES)]
+    files = sorted(path for path in (folder / str(newest)).rglob("*") if path.is_file())
+    _spoil(kind, files[random.integers(len(files))], random)
+    said: list[str] = []
+    try:
+        opened = Checkpoints(folder)
+        found = opened.restore_newest(like, said.append, folder / "damaged")
+        opened.close()
+    except UserError:
+        return kind, "refused"
+    if found is None:
+        return kind, "silently forgotten"
+    step, state = found
+    pairs = zip(jax.tree.leaves(state), jax.tree.leaves(whole.restore(step, like)), strict=True)
+    if not all(a.tobytes() == b.tobytes() for a, b in pairs):
+        return kind, "wrong parameters"
+    if step == newest:
+        return kind, "harmless"
+    return kind, "said, and the one before used" if said else "unsaid"
+
+
+def _spoil(kind: str, path: Path, random: np.random.Generator) -> None:
+    content = bytearray(path.read_bytes())
+    place = int(random.integers(max(1, len(content))))
+    if kind == "missing":
+        path.unlink()
+        return
+    if kind == "cut short":
+        del content[place:]
+    elif kind == "16 bytes of zeros":
+        content[place : place + 16] = bytes(len(content[place : place + 16]))
+    elif content:
+        content[place] ^= 1 << int(random.integers(8))
+    path.write_bytes(content)
+
+
+def table(record: dict[str, Any]) -> str:
+    """The record in Markdown."""
+    lines = [
+        "| feed | devices | kills | of these while saving | runs | ended bit-identical | damaged |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in record["kills"]:
+        cells = ("feed", "devices", "kills", "while_saving", "runs", "identical", "damaged")
+        lines.append("| " + " | ".join(str(row[name]) for name in cells) + " |")
+    outcomes = ("harmless", "said, and the one before used", "refused", "wrong parameters")
+    lines += ["", f"| damage | {' | '.join(outcomes)} |", "| --- " * 5 + "|"]
+    for row in record["damages"]:
+        cells = (row["damage"], *(str(row.get(name, 0)) for name in outcomes))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--damages", type=int, default=400)
+    parser.add_argument("--out", type=Path, help="a JSON file for the record")
+    parser.add_argument("--table", type=Path, help="a record to print in Markdown")
+    flags = parser.parse_args()
+    if flags.table:
+        print(table(json.loads(flags.table.read_text())), end="")
+        return
+    logging.set_verbosity(logging.FATAL)
+    started, environment = time.monotonic(), receipt.environment()
+    with tempfile.TemporaryDirectory() as scratch:
+        record = {
+            "experiment": "faults",
+            "environment": environment,
+            "damages": damage(flags.damages, Path(scratch)),
+            "kills": kill(flags.kills, Path(scratch)),
+        }
+    record["seconds"] = round(time.monotonic() - started)
+    print(table(record), end="")
+    if flags.out:
+        flags.out.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -119,6 +119,8 @@ class Checkpoints:
             raise UserError(f"{self.folder} has no checkpoint of step {step}; there are: {there}")
         try:
             held = dict(self._manager.metadata(step).custom_metadata or {})
+            if not {"about", "about_sha256"} <= held.keys():
+                raise ValueError("it has no checksum, or is of an older version of this package")
             if _text_sha256(held["about"]) != held["about_sha256"]:
                 raise ValueError(
                     "what it says of itself does not have the checksum it was saved with"

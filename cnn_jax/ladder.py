@@ -156,7 +156,7 @@ RUNGS = (
         "AlexNet",
         sizes_of(AlexNet2012(), 224, 224, 3),
         [
-            Result("alexnet2012_imagenette", "40.7 % (ImageNet)", "Imagenette"),
+            Result("alexnet2012_imagenette", "40.7 % (ImageNet)", "Imagenette, width 1/4"),
             Result("alexnet2012_imagenette-no-lrn", "+1.4 points", "without LRN"),
             Result("alexnet2012_imagenette-no-overlap", "+0.4 points", "pooling without overlap"),
             Result("alexnet2012_imagenette-no-dropout", "-", "without dropout"),
@@ -167,14 +167,14 @@ RUNGS = (
         2014,
         "AlexNet, one tower",
         sizes_of(AlexNet2014(), 224, 224, 3),
-        [Result("alexnet2014_imagenette", "43.5 % (ImageNet)", "Imagenette")],
+        [Result("alexnet2014_imagenette", "43.5 % (ImageNet)", "Imagenette, width 1/4")],
         parameters=61_100_840,
     ),
     Rung(
         2019,
         "AlexNet, blur-pooled",
         sizes_of(AlexNet2019(), 224, 224, 3),
-        [Result("alexnet2019_imagenette", "43.4 % (ImageNet)", "Imagenette")],
+        [Result("alexnet2019_imagenette", "43.4 % (ImageNet)", "Imagenette, width 1/4")],
     ),
     Rung(
         None,

@@ -6,7 +6,6 @@ Untimed.
 """
 
 import dataclasses
-import json
 import resource
 import statistics
 import tempfile
@@ -15,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import tyro
 
-from cnn_jax import feed, parallel, receipt, runs
+from cnn_jax import feed, parallel
 from cnn_jax.checkpoint import Checkpoints
-from cnn_jax.cli import exit_on_user_error, usage_errors_in_one_line
 from cnn_jax.step import init_state
 from cnn_jax.train import make_advance, split_into_blocks
 from experiments import lenet5_mnist
+from experiments.report import program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Config:
     steps: int = 10_000
     segment: int = 250  # steps between a change from saving to not saving and back
     data_dir: Path | None = None
-    out: Path | None = None  # a JSON file to write the record to; it must not exist
+    out: Path | None = None  # a JSON file to write the record to
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -83,18 +81,5 @@ def _resident_bytes() -> int:
     return pages * resource.getpagesize()
 
 
-def main() -> None:
-    with exit_on_user_error():
-        with usage_errors_in_one_line():
-            config = tyro.cli(Config, description=__doc__)
-        result = run(config)
-        print(json.dumps(result))
-        if config.out:
-            settings = runs.to_json(dataclasses.replace(config, data_dir=None, out=None))
-            record = {"experiment": "checkpointing", "config": settings}
-            record |= {"environment": receipt.environment(), "runs": [result]}
-            config.out.write_text(json.dumps(record, indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    program(Config, lambda config: {"runs": [run(config)]})

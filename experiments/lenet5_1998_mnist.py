@@ -2,7 +2,8 @@
 
     python -m experiments.lenet5_1998_mnist [--distorted --epochs 40]
 
-LeCun et al. (1998): 0.95 % test error, 0.8 % distorted. Ours: 1.14 % and 0.80 %, in half an hour.
+LeCun et al. (1998): 0.95 % test error, 0.8 % distorted. Ours: 0.85 % in 10 minutes on one CPU core,
+0.80 % distorted (with `--mu 0.1`) in 30.
 """
 
 import dataclasses

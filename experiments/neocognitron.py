@@ -10,18 +10,15 @@ paper. Of forms that were not learned it is the strongest at 93.9 % with noise, 
 """
 
 import dataclasses
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import tyro
 
-from cnn_jax import receipt, runs
-from cnn_jax.cli import exit_on_user_error, usage_errors_in_one_line
 from cnn_jax.models.neocognitron import digits, init, present, respond, shifted
+from experiments.report import program
 
 _SLANT = (2, 2, 2, 1, 1, 1, 1, 0, 0, 0)  # pixels to the right, by row
 FORMS = {  # of a pattern [10, 8]; the first is learned, the others are not
@@ -82,20 +79,5 @@ def _shares(answers: np.ndarray, planes: np.ndarray) -> dict[str, list[float]]:
     }
 
 
-def main() -> None:
-    with exit_on_user_error():
-        with usage_errors_in_one_line():
-            config = tyro.cli(Config, description=__doc__)
-        results = []
-        for seed in range(config.seeds):
-            results.append(run(config, seed))
-            print(json.dumps(results[-1]), flush=True)
-        settings = runs.to_json(dataclasses.replace(config, out=None))
-        record = {"experiment": "neocognitron", "config": settings}
-        record |= {"environment": receipt.environment(), "runs": results}
-        if config.out:
-            config.out.write_text(json.dumps(record, indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    program(Config, lambda config: {"runs": [run(config, seed) for seed in range(config.seeds)]})

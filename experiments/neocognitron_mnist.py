@@ -10,19 +10,17 @@ chosen with 5,000 labelled training images and 5,000 others held back, never wit
 """
 
 import dataclasses
-import json
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
-import tyro
 
-from cnn_jax import receipt, runs
-from cnn_jax.cli import exit_on_user_error, usage_errors_in_one_line
 from cnn_jax.data import load_dataset, load_resident
 from cnn_jax.models import count_parameters
 from cnn_jax.models.neocognitron import PAPER, Constants, init, present, respond
+from experiments.report import program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Config:
     out: Path | None = None  # a JSON file to write the record to
 
 
-def run(config: Config) -> dict[str, float]:
+def run(config: Config) -> dict[str, Any]:
     started = time.monotonic()
     constants = Constants((dataclasses.replace(PAPER.modules[0], planes=config.planes),))
     dataset = load_dataset("mnist", config.data_dir)
@@ -58,11 +56,15 @@ def run(config: Config) -> dict[str, float]:
     gram[np.diag_indices_from(gram)] += config.penalty * np.trace(gram) / len(gram)
     weights = np.linalg.solve(gram, x.T @ (targets - targets.mean(0)))
     scores = (features(test["image"]) - mean) @ weights + targets.mean(0)
-    return {
+    result = {
         "accuracy": float(np.mean(scores.argmax(1) == test["label"])),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    return {
+        "split": "test",
         "count": len(scores),
         "parameters": count_parameters(params) + weights.size + len(targets[0]),
-        "seconds": round(time.monotonic() - started, 1),
+        "runs": [result],
     }
 
 
@@ -70,20 +72,5 @@ def _retina(images: np.ndarray) -> np.ndarray:
     return images[..., 0].astype(np.float32) / 255
 
 
-def main() -> None:
-    with exit_on_user_error():
-        with usage_errors_in_one_line():
-            config = tyro.cli(Config, description=__doc__)
-        result = run(config)
-        print(json.dumps(result))
-        if config.out:
-            settings = runs.to_json(dataclasses.replace(config, data_dir=None, out=None))
-            record = {"experiment": "neocognitron_mnist", "config": settings}
-            record |= {"environment": receipt.environment(), "split": "test"}
-            record |= {name: result.pop(name) for name in ("count", "parameters")}
-            record["runs"] = [result]
-            config.out.write_text(json.dumps(record, indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    program(Config, run)

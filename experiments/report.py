@@ -10,12 +10,21 @@ between the marks in README.md. A test holds the two together.
 """
 
 import argparse
+import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from cnn_jax import ladder
+import tyro
+
+from cnn_jax import ladder, runs
+from cnn_jax.cli import exit_on_user_error, usage_errors_in_one_line
+from cnn_jax.errors import UserError
 from cnn_jax.evaluate import evaluate_run
+from cnn_jax.receipt import environment
+from cnn_jax.record import write_json
 from cnn_jax.reproduce import chosen
 
 README = Path(__file__).parents[1] / "README.md"
@@ -49,6 +58,29 @@ def collect(folders: list[Path], name: str | None = None, split: str | None = No
     records.sort(key=lambda r: r["seed"])
     path.write_text(json.dumps(common[0] | {"runs": records}, indent=2) + "\n")
     return path
+
+
+def program(config_class: type[Any], run: Callable[[Any], dict[str, Any]]) -> None:
+    """The command line of a script that makes its record itself, being no gradient descent.
+
+    Args:
+        config_class: with a field `out`, and `data_dir` if it needs data: paths that a record
+            leaves out.
+        run: takes the config, returns what the record holds besides config and environment.
+    """
+    script = sys.modules[config_class.__module__]
+    with exit_on_user_error():
+        with usage_errors_in_one_line():
+            config = tyro.cli(config_class, description=script.__doc__)
+        if config.out is not None and config.out.exists():
+            raise UserError(f"{config.out} is there already: choose another --out, or remove it")
+        result = run(config)
+        print(json.dumps(result))
+        places = [f.name for f in dataclasses.fields(config) if f.name in ("out", "data_dir")]
+        settings = runs.to_json(dataclasses.replace(config, **dict.fromkeys(places)))
+        record = {"experiment": Path(script.__file__ or "").stem, "config": settings}
+        if config.out is not None:
+            write_json(config.out, record | {"environment": environment()} | result)
 
 
 def table() -> str:

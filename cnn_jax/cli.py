@@ -148,12 +148,8 @@ def usage_errors_in_one_line() -> Iterator[None]:
 
 @contextlib.contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Turn `UserError`, `Stopped` and a full disk into one line and their exit code.
-
-    Orbax logs the traceback of every error that it then raises: its log is turned off.
-    """
-    absl_logging.set_verbosity(absl_logging.FATAL)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    """Turn `UserError`, `Stopped` and a full disk into one line and their exit code."""
+    _quieten_libraries()
     try:
         yield
     except UserError as error:
@@ -167,6 +163,21 @@ def exit_on_user_error() -> Iterator[None]:
     except Stopped as stop:
         print(stop, file=sys.stderr)
         raise SystemExit(Stopped.EXIT_CODE) from None
+
+
+def _quieten_libraries() -> None:
+    """Orbax logs the traceback of every error that it then raises, and after a read that failed
+    TensorStore's threads report to an event loop that Orbax has closed.
+    """
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    report = sys.unraisablehook
+
+    def without_closed_loops(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            report(unraisable)
+
+    sys.unraisablehook = without_closed_loops
 
 
 def _parse(config_class: type[Any], options: Options, arguments: Sequence[str] | None) -> Any:

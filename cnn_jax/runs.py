@@ -90,6 +90,8 @@ def claim(
             there = describe(folder)
             if there["config"] != identity["config"]:
                 before = [*there["overridden"], there["config"]]
+                if (result := folder / "result.json").exists():  # of the end that it had
+                    result.rename(folder / f"result-{len(before)}.json")
                 _write_config(folder, there | identity | {"overridden": before})
     except BlockingIOError as error:
         raise UserError(f"{folder} is in use: another program is training there") from error

@@ -252,7 +252,8 @@ def test_help_names_every_flag(flag: str, capsys: pytest.CaptureFixture[str]) ->
 
 def test_another_config_goes_on_only_when_it_is_overridden(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    programs.train_tiny(run, "--stop-at", 6)
+    programs.train_tiny(run)
+    ended = (run / "result.json").read_bytes()
     changed = ("--learning-rate", 0.05, "--steps", 15)
     with pytest.raises(SystemExit):
         programs.train_tiny(run, *changed)
@@ -260,6 +261,8 @@ def test_another_config_goes_on_only_when_it_is_overridden(tmp_path: Path) -> No
     described = json.loads((run / "config.json").read_text())
     assert described["config"]["learning_rate"] == 0.05
     assert [old["learning_rate"] for old in described["overridden"]] == [0.1]
+    assert json.loads((run / "result.json").read_text())["step"] == 15
+    assert (run / "result-1.json").read_bytes() == ended
     with pytest.raises(UserError, match="overridden on the way"):
         reproduce(run, retrain=True, scratch=tmp_path / "again")
 

@@ -1,10 +1,11 @@
 """AlexNet (2012, two towers) with the paper's recipe on Imagenette, ten classes of ImageNet.
 
-    python -m experiments.alexnet2012_imagenette
-    python -m cnn_jax evaluate RUN --split val
+    python -m experiments.alexnet2012_imagenette --width 0.25 --read-size 110 --image-size 96 \\
+        --epochs 45 --patience 4
+    python -m cnn_jax evaluate RUN --split val  # training evaluates a tenth held back
 
-untrained. The learning rate waits on a tenth of the training set, held back. The paper's
-comparisons: `--no-lrn`, `--no-overlapping-pooling`, `--dropout 0`. Data: see `alexnet_imagenette`.
+Of the validation images 29.35 % wrong, 26.50 % with `--no-lrn`, 29.76 % with
+`--no-overlapping-pooling`, TODO with `--dropout 0`; one seed, half an hour on a busy CPU core.
 """
 
 from dataclasses import dataclass

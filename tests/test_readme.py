@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faults import faults
 from PIL import Image
 
 from cnn_jax import ladder
@@ -80,6 +81,17 @@ def test_own_network_stops_resumes_and_is_evaluated(desk: Path):
 def test_table_is_that_of_the_records():
     table = README.split(report.MARKS[0])[1].split(report.MARKS[1])[0]
     assert table == report.table()
+
+
+def test_the_fault_table_is_that_of_the_record():
+    record = json.loads((ladder.RECORDS / "faults.json").read_text())
+    text = (ROOT / "docs" / "reproducing.md").read_text()
+    assert f"results/faults.json -->\n{faults.table(record)}<!-- end of the faults -->" in text
+    assert sum(row["kills"] for row in record["kills"]) >= 200
+    assert all(row["identical"] == row["runs"] for row in record["kills"])
+    trials = [row for row in record["damages"] if row.keys() <= {"damage", *faults.GOOD}]
+    assert sum(row[name] for row in trials for name in row if name != "damage") >= 100
+    assert len(trials) == len(record["damages"])
 
 
 UNTRAINED = {"alexnet_imagenet", "alexnet2019_imagenette"}  # as their docstrings say

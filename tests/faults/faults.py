@@ -35,6 +35,7 @@ from cnn_jax.verify_resume import differing, train_straight, train_with_kills  #
 SCRIPT = ROOT / "experiments" / "lenet5_digits.py"
 FLAGS = ["--epochs", "10.7", "--log-every", "10", "--checkpoint-every", "10", "--eval-every", "60"]
 KILLS_PER_RUN = 25
+GOOD = ("harmless", "said, and the one before used", "refused")  # what may become of a damage
 DAMAGES = ("a flipped bit", "16 bytes of zeros", "cut short", "missing")
 
 
@@ -139,7 +140,7 @@ def table(record: dict[str, Any]) -> str:
     for row in record["kills"]:
         cells = ("feed", "devices", "kills", "while_saving", "runs", "identical", "damaged")
         lines.append("| " + " | ".join(str(row[name]) for name in cells) + " |")
-    outcomes = ("harmless", "said, and the one before used", "refused", "wrong parameters")
+    outcomes = (*GOOD, "wrong parameters")
     lines += ["", f"| damage | {' | '.join(outcomes)} |", "| --- " * 5 + "|"]
     for row in record["damages"]:
         cells = (row["damage"], *(str(row.get(name, 0)) for name in outcomes))

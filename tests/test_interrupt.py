@@ -13,6 +13,7 @@ from cnn_jax.interrupt import stop_requests
 from cnn_jax.record import read_lines
 
 LONG = ("--steps", 100_000, "--checkpoint-every", 99_999, "--eval-every", 99_999)
+SIGNALS = [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 
 
 def when_training(folder: Path) -> None:
@@ -30,7 +31,7 @@ def start_two(folder: Path, *flags: object) -> list:
     return [programs.start(*command, rank) for rank in (0, 1)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_saves_a_checkpoint_and_exits_with_its_code(
     number: signal.Signals, tmp_path: Path
 ) -> None:
@@ -66,7 +67,7 @@ def test_only_a_second_interrupt_is_one() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_to_one_process_stops_both_at_the_same_step(
     number: signal.Signals, tmp_path: Path
 ) -> None:
@@ -80,7 +81,7 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(
     assert len(programs.saved_steps(tmp_path / "run")) == 1
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_process_that_dies_ends_the_other_within_a_minute(rank: int, tmp_path: Path) -> None:
     processes = start_two(tmp_path / "run", *LONG)
     when_training(tmp_path / "run")

@@ -121,6 +121,7 @@ def test_training_again_gives_the_same_parameters(run: Path, tmp_path: Path) -> 
     assert found.matches and "parameters sha256" in {name for name, *_ in found.rows}
 
 
+@pytest.mark.slow
 def test_training_again_with_another_seed_is_a_mismatch(run: Path, tmp_path: Path) -> None:
     change(run / "config.json", lambda content: content["config"].update(seed=1))
     (found,) = reproduce(run, retrain=True, scratch=tmp_path / "again")

@@ -329,3 +329,16 @@ def test_dropout_is_the_identity_without_keys_and_at_rate_zero(rate, keyed):
 def test_dropout_refuses_impossible_rates(rate):
     with pytest.raises(ValueError, match=f"rate must be in .*, got {rate}"):
         TwoDropouts(rate).apply({}, jnp.ones((1, 2)), None)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_deterministic_kernels_leave_nothing_to_select_and_scatter(
+    deterministic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """XLA for GPUs does not compile a select-and-scatter when it must be deterministic."""
+    if deterministic:
+        monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
+    pool = layers.forms("gpu").max_pool
+    gradient = jax.jit(jax.grad(lambda x: pool(x, 3, 2).sum()))
+    program = gradient.lower(jnp.zeros((2, 13, 13, 4))).as_text()
+    assert ("select_and_scatter" in program) == (not deterministic)

@@ -9,6 +9,7 @@ XLA's own operators, for accelerators, and those of `cpu_forms`. `forms` alone c
 
 import contextlib
 import math
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -135,7 +136,11 @@ def forms(backend: str | None = None) -> Forms:
             cpu_forms.avg_pool,
             cpu_forms.local_response_norm,
         )
-    return Forms(convolve, max_pool, avg_pool, local_response_norm)
+    # The gradient of `max_pool` selects and scatters, of which XLA has no deterministic kernel for
+    # GPUs: it refuses to compile it when told to be deterministic (openxla/xla, determinism.md).
+    deterministic = "--xla_gpu_deterministic_ops=true" in os.environ.get("XLA_FLAGS", "")
+    pool = cpu_forms.max_pool if deterministic else max_pool
+    return Forms(convolve, pool, avg_pool, local_response_norm)
 
 
 class Conv(nn.Module):

@@ -1,8 +1,10 @@
 """AlexNet (2014, one tower) with torchvision's recipe on Imagenette, ten classes of ImageNet.
 
-    python -m experiments.alexnet2014_imagenette
+    python -m experiments.alexnet2014_imagenette --width 0.25 --image-size 96 --epochs 30 \\
+        --batch-size 32
 
-untrained. Data: see `alexnet_imagenette`, which trains the same network by a recipe of today.
+33.57 % of the validation images wrong, one seed, in half an hour on a busy CPU core. Data: see
+`alexnet_imagenette`, which trains the same network by a recipe of today.
 """
 
 from dataclasses import dataclass

@@ -209,8 +209,8 @@ class Checkpoints:
         return self._scores.get(step)
 
     def _numbered(self) -> list[int]:
-        """Steps that have a folder, be it that Orbax does not take it for a checkpoint."""
-        return [int(p.name) for p in self.folder.glob("*") if p.is_dir() and p.name.isdecimal()]
+        """Steps with something by their name, though Orbax may not take it for a checkpoint."""
+        return [int(path.name) for path in self.folder.glob("*") if path.name.isdecimal()]
 
     def _set_aside(self, steps: list[int], elsewhere: Path | None) -> None:
         if not steps or elsewhere is None:

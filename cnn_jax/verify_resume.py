@@ -53,16 +53,18 @@ def verify_resume(
     being written.
 
     Args:
-        scratch: an empty or new folder; what is there already of the straight run is used.
+        scratch: an empty or new folder.
         seed: of the instants.
 
     Raises:
-        UserError: the script fails, or is over before it could be killed `kills` times.
+        UserError: `scratch` is not empty, the script fails, or it is over before it could be killed
+            `kills` times.
     """
     straight, killed = scratch / "straight", scratch / "killed"
-    if not (straight / "result.json").exists():
-        say(f"training straight through in {straight}")
-        _finish(_start(script, arguments, straight), script)
+    if scratch.exists() and any(scratch.iterdir()):
+        raise UserError(f"{scratch} is not empty: choose another --scratch")
+    say(f"training straight through in {straight}")
+    train_straight(script, arguments, straight)
     found = train_with_kills(
         script, arguments, kills, killed, straight, np.random.default_rng(seed)
     )
@@ -94,16 +96,21 @@ def train_with_kills(
     """
     steps = json.loads((straight / "result.json").read_text())["step"]
     counts = [0, 0]
-    for number, share in enumerate(np.sort(random.random(kills))):
+    # Not at the very end: a run that is over cannot be killed.
+    for number, share in enumerate(np.sort(random.uniform(0, 0.9, kills))):
+        started = time.time()
         process = _start(script, arguments, folder)
-        while process.poll() is None and max(_saved(folder), last_step(folder)) < share * steps:
+        # What an earlier kill left lies there still: only what this process writes counts.
+        while process.poll() is None and not (
+            _written(folder / "metrics.jsonl", started)
+            and max(_saved(folder), last_step(folder)) >= share * steps
+        ):
             time.sleep(0.002)
         saving = number % 2 == 1
         if saving:  # at a random moment of the first save from now on
-            while process.poll() is None and not any(folder.glob("checkpoints/*-tmp")):
+            while process.poll() is None and not _saving(folder, started):
                 time.sleep(0.0005)
         time.sleep(random.uniform(0, 0.03 if saving else 0.3))
-        saving = any(folder.glob("checkpoints/*-tmp"))
         process.kill()
         if process.wait() != -9:
             _check(process.returncode, script)
@@ -111,7 +118,7 @@ def train_with_kills(
                 f"the run was over after {sum(counts)} of {kills} kills: give it more steps, and "
                 "more checkpoints"
             )
-        counts[saving] += 1
+        counts[_saving(folder, started)] += 1  # a folder that is still there was being written
     _finish(_start(script, arguments, folder), script)
     return counts[0], counts[1]
 
@@ -144,6 +151,21 @@ def _saved(folder: Path) -> int:
     """The newest step that has a checkpoint."""
     names = [path.name for path in folder.glob("checkpoints/*")]
     return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+def _saving(folder: Path, since: float) -> bool:
+    """Whether a process that started at `since` is writing a checkpoint: Orbax's folder is there.
+
+    Those of processes that were killed stay, until the same step is saved again.
+    """
+    return any(_written(path, since) for path in folder.glob("checkpoints/*-tmp"))
+
+
+def _written(path: Path, since: float) -> bool:
+    try:
+        return path.stat().st_mtime > since
+    except FileNotFoundError:  # renamed meanwhile
+        return False
 
 
 def _start(script: Path, arguments: Sequence[str], folder: Path) -> subprocess.Popen[str]:

@@ -54,7 +54,9 @@ def hessian_diagonal(model: nn.Module, params: Any, images: jax.Array, loss: Any
     return rebuild(jnp.diagonal(jax.hessian(mean_loss)(flat, rebuild)))
 
 
-@pytest.mark.parametrize("loss", (discriminative_map(0.5), mean_squared_error()), ids=str)
+@pytest.mark.parametrize(
+    "loss", [discriminative_map(0.5), mean_squared_error()], ids=["map", "squares"]
+)
 def test_the_last_layer_has_its_hessian_where_the_activation_is_linear(loss):
     """Nothing is left out there: no activation, and every weight has one connection per example."""
     model = Net(squash=lambda x: x, head=loss is not mean_squared_error)

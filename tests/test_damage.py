@@ -53,6 +53,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "state missing": lambda step: shutil.rmtree(step / "state"),
     "a flipped bit in the metadata": lambda step: flip(step / "_CHECKPOINT_METADATA", 0.9),
     "metadata missing": lambda step: (step / "_CHECKPOINT_METADATA").unlink(),
+    "a file in its place": lambda step: [shutil.rmtree(step), step.write_text("")],
     "an empty folder": lambda step: [shutil.rmtree(step), step.mkdir()],
 }
 

@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
 import programs
 import pytest
 
 from cnn_jax import __main__ as program
 from cnn_jax.errors import UserError
-from cnn_jax.verify_resume import verify_resume
+from cnn_jax.verify_resume import train_with_kills, verify_resume
 
-FLAGS = ("--steps", "600", "--checkpoint-every", "12", "--log-every", "12", "--eval-every", "300")
+RANDOM = np.random.default_rng(0)
+FLAGS = ("--steps", "300", "--checkpoint-every", "6", "--log-every", "6", "--eval-every", "300")
 
 # A learning rate that is another one in every process.
 FORGETFUL = """
@@ -36,7 +38,7 @@ def test_a_run_killed_twice_is_found_identical(
     flags = ("--kills", "2", "--scratch", str(tmp_path))
     program.main(["verify-resume", *programs.TINY, *FLAGS, *flags])
     said = capsys.readouterr().out
-    assert "killed 2 times" in said and said.endswith("identical after 600 steps\n")
+    assert "killed 2 times" in said and said.endswith("identical after 300 steps\n")
 
 
 def test_a_run_that_depends_on_its_process_is_found_out(
@@ -60,4 +62,6 @@ def test_a_run_too_short_to_be_killed_is_said(tmp_path: Path) -> None:
     (tmp_path / "straight").mkdir()
     (tmp_path / "straight" / "result.json").write_text('{"step": 3}')
     with pytest.raises(UserError, match="over after 0 of 1 kills: give it more steps"):
+        train_with_kills(script, [], 1, tmp_path / "killed", tmp_path / "straight", RANDOM)
+    with pytest.raises(UserError, match="is not empty: choose another --scratch"):
         verify_resume(script, [], 1, tmp_path, say=lambda _: None)

@@ -49,7 +49,7 @@ def run(config: Config) -> dict[str, Any]:
         for (_, step), block in zip(
             blocks, parallel.ahead(batches, parallel.share_out), strict=True
         ):
-            saves = bool(step - 1 < config.steps and (step - 1) // config.segment % 2)
+            saves = (step - 1) // config.segment % 2 == 1
             dispatched = advance(state, data.resident, block)
             if done is not None:
                 done.block_until_ready()

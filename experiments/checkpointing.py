@@ -24,6 +24,9 @@ from experiments import lenet5_mnist
 from experiments.report import program
 
 
+DISPATCH = 10  # steps
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     every: int = 50  # steps between checkpoints
@@ -38,7 +41,7 @@ def run(config: Config) -> dict[str, Any]:
     experiment = lenet5_mnist.build(lenet5_mnist.Config(), config.data_dir)
     data = feed.open_feed(experiment.dataset, experiment.train_split, "resident", readers=0)
     advance = make_advance(experiment)
-    blocks = list(split_into_blocks(0, config.steps, 10))
+    blocks = list(split_into_blocks(0, config.steps, DISPATCH))
     batches = feed.training_blocks(data, experiment.seed, experiment.batch_size, blocks)
     state = parallel.replicate(jax.jit(lambda: init_state(experiment))())
     seconds: dict[bool, list[float]] = {False: [], True: []}
@@ -54,7 +57,7 @@ def run(config: Config) -> dict[str, Any]:
             if done is not None:
                 done.block_until_ready()
             state, done = dispatched
-            if saves and step % config.every == 0:
+            if saves and step % config.every == DISPATCH:  # all are written when a segment ends
                 checkpoints.save(step, state)
             if step % config.segment == 0:
                 done.block_until_ready()

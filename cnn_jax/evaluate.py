@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 
@@ -49,31 +49,31 @@ def make_evaluator(experiment: Experiment, batch_size: int) -> Evaluator:
     return evaluate
 
 
-def evaluate_run(
-    folder: Path,
-    split: str | None = None,
-    step: int | Literal["best"] | None = None,
-    data_dir: Path | None = None,
-    batch_size: int = 250,
-    kind: Kind = "auto",
-) -> dict[str, Any]:
-    """Rebuild a run from its folder and evaluate a checkpoint.
+class Trained(NamedTuple):
+    """A network as a checkpoint of a run has it, on the devices."""
+
+    run: str
+    step: int
+    experiment: Experiment
+    params: Any
+    model_state: Any
+
+
+def open_run(
+    folder: Path, step: int | Literal["best"] | None = None, data_dir: Path | None = None
+) -> Trained:
+    """Rebuild a run's experiment from its folder, and read a checkpoint.
 
     Args:
         folder: a run folder.
-        split: of the run's dataset; None is the one it was evaluated on while training.
         step: of a checkpoint; "best" is the one with the highest metric, None the last.
         data_dir: None is where the run had its data.
 
-    Returns:
-        `{"run", "step", "split", "loss", …, "count"}`.
+    Raises:
+        UserError: there is no run, no such checkpoint, or its data are not prepared.
     """
-    if batch_size < 1:
-        raise UserError(f"--batch-size must be at least 1, got {batch_size}")
     build, config, data_dir_then = runs.load(folder)
     experiment: Experiment = build(config, data_dir or data_dir_then)
-    split = split or experiment.eval_split
-    experiment.dataset.num_examples(split)  # an unknown split is refused before any work
     if not (folder / "checkpoints").is_dir():
         raise UserError(f"{folder} has no checkpoint yet")
     best = next(iter(experiment.metrics), None)
@@ -85,6 +85,30 @@ def evaluate_run(
             raise UserError(f"{folder} has no checkpoint yet, or none that was evaluated")
         state = checkpoints.restore(step, like=jax.eval_shape(lambda: init_state(experiment)))
     params, model_state = parallel.replicate((state.params, state.model_state))
-    feed = open_feed(experiment.dataset, split, kind, readers=0)
-    metrics = make_evaluator(experiment, batch_size)(params, model_state, feed)
-    return {"run": str(folder), "step": step, "split": split, **metrics}
+    return Trained(str(folder), step, experiment, params, model_state)
+
+
+def evaluate_run(
+    folder: Path,
+    split: str | None = None,
+    step: int | Literal["best"] | None = None,
+    data_dir: Path | None = None,
+    batch_size: int = 250,
+    kind: Kind = "auto",
+) -> dict[str, Any]:
+    """Evaluate a checkpoint of a run as it was evaluated while training; arguments: `open_run`'s.
+
+    Args:
+        split: of the run's dataset; None is the one it was evaluated on while training.
+
+    Returns:
+        `{"run", "step", "split", "loss", …, "count"}`.
+    """
+    if batch_size < 1:
+        raise UserError(f"--batch-size must be at least 1, got {batch_size}")
+    trained = open_run(folder, step, data_dir)
+    experiment = trained.experiment
+    feed = open_feed(experiment.dataset, split or experiment.eval_split, kind, readers=0)
+    evaluate = make_evaluator(experiment, batch_size)
+    metrics = evaluate(trained.params, trained.model_state, feed)
+    return {"run": trained.run, "step": trained.step, "split": feed.split, **metrics}

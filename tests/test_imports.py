@@ -12,13 +12,14 @@ ROOT = Path(__file__).parents[1]
 ROWS: list[set[str]] = [
     {"errors", "receipt"},
     {"models", "data", "losses", "metrics", "optim", "parallel", "checkpoint", "record", "runs"}
-    | {"interrupt"},
+    | {"interrupt", "figures"},
     {"experiment", "ladder"},
     {"step", "feed"},
     {"evaluate"},
     {"train"},
     {"preflight", "reproduce", "verify_resume"},
     {"cli"},
+    {"commands"},
     {"__main__"},
 ]
 FENCES = {  # which modules may import a package
@@ -30,6 +31,7 @@ FENCES = {  # which modules may import a package
     "PIL": {"data"},
     "h5py": {"data"},
     "orbax": {"checkpoint"},
+    "matplotlib": {"figures"},
 }
 FILES = [*sorted((ROOT / "cnn_jax").rglob("*.py")), *sorted((ROOT / "experiments").glob("*.py"))]
 

@@ -8,7 +8,7 @@ import io
 import os
 import runpy
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from cnn_jax import parallel, runs
 from cnn_jax.data import content_sha256
 from cnn_jax.errors import Stopped, UserError
 from cnn_jax.experiment import Experiment
+from cnn_jax.several import Several, folder_name, stack, unstacked
 from cnn_jax.step import init_state
+from cnn_jax.summary import sum_up
 from cnn_jax.train import Options, train
 
 Build = Callable[[Any, Path | None], Experiment]
@@ -35,48 +37,81 @@ def main(
     build: Build,
     options: Options = Options(),  # noqa: B008 (frozen)
     arguments: Sequence[str] | None = None,
-) -> dict[str, Any]:
+) -> Any:
     """Train the experiment that the command line describes, or go on with it.
 
-    Every field of the script's `Config` and of `train.Options` is a flag; `options` holds the
-    defaults where the script wants others. A `UserError` ends the program with one line and exit
-    code 2, a `Stopped` with one and 75.
+    Every field of the script's `Config`, of `train.Options` and of `several.Several` is a flag;
+    `options` holds the defaults where the script wants others. A `UserError` ends the program with
+    one line and exit code 2, a `Stopped` with one and 75.
 
     Returns:
-        the final evaluation.
+        the final evaluation; a list of them where trainings were made one after the other.
     """
     with exit_on_user_error():
         script = runs.find_script(config_class, build)
-        config, options = _parse(config_class, options, arguments)
+        config, options, several = _parse(config_class, options, arguments)
         options.check()
         if options.deterministic:
             parallel.choose_deterministic_kernels()
         parallel.initialise_processes(
             options.distributed, options.coordinator, options.num_processes, options.process_id
         )
-        experiment = build(config, options.data_dir)
-        parallel.check_divides(experiment.batch_size, options.accumulate)
-        jax.eval_shape(lambda: init_state(experiment))  # images too small are refused here
-        identity = runs.identity(script, config, _describe_data(experiment))
-        folder = options.workdir or runs.default_folder(script, config)
-        if (instead := _instead.get()) is not None:
-            return instead(experiment, options, folder)
-        with contextlib.ExitStack() as stack:
-            refusal = ""
-            if parallel.is_primary():
-                try:
-                    claim = runs.claim(folder, script, identity, options, options.override_config)
-                    stack.enter_context(claim)
-                    print(f"run folder: {folder}", flush=True)
-                except UserError as error:
-                    refusal = str(error)
-            if refusal := parallel.from_primary(refusal):
-                raise UserError(refusal)
-            runs.check(folder, script, identity)  # in every process: flags that differ are found
-            if parallel.is_primary():
-                for changed in runs.environment_changes(folder):
-                    print(f"warning: since this run began, {changed}", file=sys.stderr)
-            return train(experiment, folder, options)
+        variants = several.variants(config)
+        if variants == [{}]:
+            experiment = build(config, options.data_dir)
+            return _train(script, config, experiment, options)
+        if _instead.get() is not None:
+            raise UserError("this is of one training: leave out --seeds and --sweep")
+        described = dataclasses.asdict(several)
+        folder = options.workdir or runs.default_folder(script, config, described)
+        stacked = stack(build, config, variants, options.data_dir, options.feed)
+        if stacked is not None:
+            where = dataclasses.replace(options, workdir=folder)
+            result = _train(script, config, stacked, where, described)
+            folders, each = [folder], unstacked(result)
+        else:
+            result, folders = [], [folder / folder_name(variant) for variant in variants]
+            for variant, own in zip(variants, folders, strict=True):
+                one = dataclasses.replace(config, **variant)
+                experiment = build(one, options.data_dir)
+                where = dataclasses.replace(options, workdir=own)
+                result.append(_train(script, one, experiment, where))
+            each = result
+        if parallel.is_primary() and options.stop_at is None:
+            sum_up(folder, folders, variants, each)
+        return result
+
+
+def _train(
+    script: Path,
+    config: Any,
+    experiment: Experiment,
+    options: Options,
+    several: Mapping[str, Any] | None = None,
+) -> Any:
+    """Train in the run folder, or go on there, if it is this experiment's."""
+    parallel.check_divides(experiment.batch_size, options.accumulate)
+    jax.eval_shape(lambda: init_state(experiment))  # images too small are refused here
+    identity = runs.identity(script, config, _describe_data(experiment), several)
+    folder = options.workdir or runs.default_folder(script, config)
+    if (instead := _instead.get()) is not None:
+        return instead(experiment, options, folder)
+    with contextlib.ExitStack() as held:
+        refusal = ""
+        if parallel.is_primary():
+            try:
+                claim = runs.claim(folder, script, identity, options, options.override_config)
+                held.enter_context(claim)
+                print(f"run folder: {folder}", flush=True)
+            except UserError as error:
+                refusal = str(error)
+        if refusal := parallel.from_primary(refusal):
+            raise UserError(refusal)
+        runs.check(folder, script, identity)  # in every process: flags that differ are found
+        if parallel.is_primary():
+            for changed in runs.environment_changes(folder):
+                print(f"warning: since this run began, {changed}", file=sys.stderr)
+        return train(experiment, folder, options)
 
 
 def find_experiment(name: str) -> Path:
@@ -186,9 +221,10 @@ def _parse(config_class: type[Any], options: Options, arguments: Sequence[str] |
         [
             ("recipe", tyro.conf.OmitArgPrefixes[config_class], config_class()),
             ("run", tyro.conf.OmitArgPrefixes[Options], options),
+            ("several", tyro.conf.OmitArgPrefixes[Several], Several()),
         ],
     )
     about = (sys.modules[config_class.__module__].__doc__ or "").strip()
     with usage_errors_in_one_line():
         parsed: Any = tyro.cli(flags, args=arguments, description=about)
-    return parsed.recipe, parsed.run
+    return parsed.recipe, parsed.run, parsed.several

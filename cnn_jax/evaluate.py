@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
+import numpy as np
 
-from cnn_jax import parallel, runs
+from cnn_jax import parallel
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.errors import UserError
-from cnn_jax.experiment import Experiment
+from cnn_jax.experiment import Experiment, over_members
 from cnn_jax.feed import Feed, Kind, evaluation_blocks, fetch, open_feed
+from cnn_jax.several import load_experiment
 from cnn_jax.step import eval_step, init_state, mean_metrics
 
-Evaluator = Callable[[Any, Any, Feed], dict[str, float]]
+Evaluator = Callable[[Any, Any, Feed], dict[str, Any]]
 
 
 def make_evaluator(experiment: Experiment, batch_size: int) -> Evaluator:
@@ -22,27 +24,32 @@ def make_evaluator(experiment: Experiment, batch_size: int) -> Evaluator:
 
     The metrics are the means of the loss (nats), of each of the experiment's metrics, and `count`,
     the number of examples, which is asserted to be the split's. They do not depend on `batch_size`
-    (rounded up to a multiple of the devices) beyond float32 rounding of the logits.
+    (rounded up to a multiple of the devices) beyond float32 rounding of the logits. Parameters of
+    an experiment with members are stacked, and the metrics are as `mean_metrics` has them.
     """
     devices = jax.device_count()
     batch_size = -(-batch_size // devices) * devices
 
     def one_batch(params: Any, model_state: Any, resident: Any, items: Any) -> dict[str, jax.Array]:
         item = jax.tree.map(lambda x: x[0], items)  # a block of one batch
-        return eval_step(experiment, params, model_state, fetch(resident, item))
+        evaluate = over_members(eval_step, experiment, 0, 0, None)
+        return evaluate(params, model_state, fetch(resident, item))
 
     mapped = parallel.map_replicated(one_batch, replicated=3)
 
-    def evaluate(params: Any, model_state: Any, feed: Feed) -> dict[str, float]:
+    def evaluate(params: Any, model_state: Any, feed: Feed) -> dict[str, Any]:
         blocks = parallel.ahead(evaluation_blocks(feed, batch_size), parallel.share_out)
         batches = []
         for block in blocks:
             batches.append(mapped(params, model_state, feed.resident, block))
             jax.block_until_ready(batches[-2:][0])  # or a streamed split would pile up in memory
-        # Python floats are float64: adding up the batches loses nothing.
-        sums = {name: sum(float(batch[name]) for batch in batches) for name in batches[0]}
-        count, expected = round(sums["count"]), feed.dataset.num_examples(feed.split)
-        if count != expected:
+        # In float64 adding up the batches loses nothing.
+        sums: dict[str, Any] = {
+            name: sum(np.asarray(batch[name], np.float64) for batch in batches)
+            for name in batches[0]
+        }
+        count, expected = round(sums["count"].mean()), feed.dataset.num_examples(feed.split)
+        if np.any(sums["count"] != expected):
             raise RuntimeError(f"evaluated {count} examples of {expected} in {feed.split}")
         return mean_metrics(experiment, sums) | {"count": count}
 
@@ -72,8 +79,7 @@ def open_run(
     Raises:
         UserError: there is no run, no such checkpoint, or its data are not prepared.
     """
-    build, config, data_dir_then = runs.load(folder)
-    experiment: Experiment = build(config, data_dir or data_dir_then)
+    experiment = load_experiment(folder, data_dir)
     if not (folder / "checkpoints").is_dir():
         raise UserError(f"{folder} has no checkpoint yet")
     best = next(iter(experiment.metrics), None)

@@ -6,10 +6,12 @@ description. `data_dir` is an argument and not a field of the config because whe
 does not change a run's numbers.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import jax
 import optax
 from jax import Array
 
@@ -56,6 +58,19 @@ def default_metrics() -> dict[str, PerExample]:
 
 
 @dataclass(frozen=True)
+class Members:
+    """Experiments that differ in numbers only, trained side by side as one.
+
+    `of({name: value})` is a member, also when it is given traced values; `values` holds those of
+    all M members, {name of a config's field: array [M]}.
+    """
+
+    of: "Callable[[Mapping[str, Any]], Experiment]"
+    values: Mapping[str, Any]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Experiment:
     """All that decides what a run computes. How it is carried out is `train.Options`.
 
@@ -80,12 +95,33 @@ class Experiment:
     loss: PerExample = softmax_cross_entropy
     metrics: Mapping[str, PerExample] = field(default_factory=default_metrics)
     before_epoch: BeforeEpoch | None = None
+    members: Members | None = None  # then the state of each is stacked on axis 0
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.steps < 1:
             raise UserError(
                 f"batch size and steps must be at least 1, got {self.batch_size} and {self.steps}"
             )
+
+
+def over_members(
+    function: Callable[..., Any], experiment: Experiment, *axes: int | None
+) -> Callable[..., Any]:
+    """`function(experiment, *arguments)` as a function of its arguments: if the experiment has
+    members, of each of them, results stacked on axis 0.
+
+    Args:
+        axes: for each argument, along which the members' lie stacked; None for one they share.
+    """
+    members = experiment.members
+    if members is None:
+        return functools.partial(function, experiment)
+
+    def of_one(values: Any, *arguments: Any) -> Any:
+        return function(members.of(values), *arguments)
+
+    mapped = jax.vmap(of_one, (0, *axes))
+    return lambda *arguments: mapped(members.values, *arguments)
 
 
 def epochs_to_steps(epochs: float, num_examples: int, batch_size: int) -> int:

@@ -6,7 +6,7 @@ resident item is indices into arrays on the device; a streamed item is the examp
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -66,18 +66,24 @@ def fetch(resident: dict[str, Array], item: dict[str, Array]) -> dict[str, Array
 
 
 def training_blocks(
-    feed: Feed, seed: int, batch_size: int, blocks: Iterable[Block]
+    feed: Feed, seed: int | Sequence[int], batch_size: int, blocks: Iterable[Block]
 ) -> Iterator[Any]:
     """This process's share of the training batches, block after block: the batch law.
 
+    Args:
+        seed: one, or those of M members, each of which has batches of its own; resident only.
+
     Yields:
-        pytrees of arrays `[steps, b, ...]`, b examples per process.
+        pytrees of arrays `[steps, b, ...]` or `[steps, b, M, ...]`, b examples per process.
     """
     examples = feed.dataset.num_examples(feed.split)
     share = parallel.local_share(batch_size)
 
     def indices_of(step: int) -> np.ndarray:
-        return batch_indices(seed, step, batch_size, examples)[share]
+        if isinstance(seed, int):
+            return batch_indices(seed, step, batch_size, examples)[share]
+        each = [batch_indices(s, step, batch_size, examples)[share] for s in seed]
+        return np.stack(each, axis=-1)
 
     return _blocks(feed, indices_of, list(blocks))
 

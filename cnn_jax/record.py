@@ -5,17 +5,20 @@ compared byte for byte; `timing.jsonl` holds the rest.
 """
 
 import contextlib
-import itertools
 import json
 import os
+import statistics
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
+
+from cnn_jax.errors import UserError
 
 
 class Record:
@@ -80,8 +83,10 @@ class Record:
         if not self._quiet and self._since is not None:
             self._since = (self._since[0] + time.perf_counter() - before, self._since[1])
 
-    def training(self, step: int, metrics: Mapping[str, float], batch_size: int) -> None:
-        """Write the means over the steps since the last call, and how fast they went."""
+    def training(self, step: int, metrics: Mapping[str, Any], examples: int) -> None:
+        """Write the means over the steps since the last call, and how fast they went, at so many
+        examples per step.
+        """
         if self._quiet:
             return
         self._write(step, "train", metrics)
@@ -89,19 +94,18 @@ class Record:
         now, (since, first) = time.perf_counter(), self._since or (0.0, step)
         if step > first:
             seconds = (now - since) / (step - first)  # per step
-            rate = batch_size / seconds
+            rate = examples / seconds
             line = {"step": step, "seconds": now - self._opened, "images_per_second": rate}
             _append(self._timing, line)
             self._tensorboard.add_scalar("train/images_per_second", rate, step)
             speed = f"  {rate:,.0f} images/s"
             left = f"  {_clock(seconds * (self._total - step))} left"
         self._since = (now, step)
-        first_two = dict(itertools.islice(metrics.items(), 2))
-        self._progress.update(self._task, completed=step, shown=shown(first_two) + speed)
+        self._progress.update(self._task, completed=step, shown=shown(metrics, 2) + speed)
         if self._progress.disable:
             self.say(f"step {step}/{self._total}  {shown(metrics)}{speed}{left}")
 
-    def evaluation(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+    def evaluation(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
         """Write an exact evaluation."""
         if not self._quiet:
             self._write(step, split, metrics)
@@ -120,10 +124,11 @@ class Record:
             self._progress.stop()
             self._tensorboard.close()
 
-    def _write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+    def _write(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
         _append(self._metrics, {"step": step, "split": split, **metrics})
         for name, value in metrics.items():
-            self._tensorboard.add_scalar(f"{split}/{name}", value, step)
+            if name != "members":
+                self._tensorboard.add_scalar(f"{split}/{name}", value, step)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -137,6 +142,24 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The lines of a .jsonl file; a last line that a kill cut short is left out."""
     lines = path.read_text().split("\n")[:-1] if path.exists() else []
     return [json.loads(line) for line in lines]
+
+
+def read_curves(folder: Path) -> dict[str, dict[str, np.ndarray]]:
+    """A run's metrics over its steps: {split: {"step": [n], metric: [n, M]}}, of M members or 1.
+
+    Raises:
+        UserError: there are none.
+    """
+    curves: dict[str, dict[str, list[Any]]] = {}
+    for line in read_lines(folder / "metrics.jsonl"):
+        each = line.pop("members", {})
+        split = curves.setdefault(line.pop("split"), {})
+        line.pop("count", None)
+        for name, value in line.items():
+            split.setdefault(name, []).append(value if name == "step" else each.get(name, [value]))
+    if not curves:
+        raise UserError(f"{folder} has no metrics: it is not a run folder, or has just begun")
+    return {s: {n: np.array(v) for n, v in names.items()} for s, names in curves.items()}
 
 
 def last_step(folder: Path) -> int:
@@ -157,9 +180,12 @@ def _cut_after(path: Path, step: int) -> None:
         scratch.replace(path)
 
 
-def shown(metrics: Mapping[str, float]) -> str:
-    """Metrics as one line for people."""
-    return "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k != "count")
+def shown(metrics: Mapping[str, Any], most: int | None = None) -> str:
+    """The first metrics as one line for people; of several trainings mean and deviation."""
+    each = metrics.get("members", {})
+    spread = {k: f" ± {statistics.stdev(v):.4f}" for k, v in each.items() if len(v) > 1}
+    names = [name for name in metrics if name not in ("count", "members")][:most]
+    return "  ".join(f"{name} {metrics[name]:.4f}{spread.get(name, '')}" for name in names)
 
 
 def _clock(seconds: float) -> str:

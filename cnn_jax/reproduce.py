@@ -8,6 +8,7 @@ multiplies such differences, within `RETRAINED`.
 """
 
 import contextlib
+import functools
 import json
 import os
 import subprocess
@@ -25,6 +26,7 @@ from cnn_jax.checkpoint import Checkpoints, Damaged, sha256
 from cnn_jax.data import content_sha256
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate import evaluate_run
+from cnn_jax.several import load_experiment
 from cnn_jax.step import init_state
 
 EVALUATED = 1e-4  # of each mean: one example of 10,000
@@ -107,8 +109,7 @@ def _evaluated_again(folder: Path, data_dir: Path | None) -> Comparison:
     now = receipt.environment()
     differences = receipt.differences(described["environment"], now)
     comparison = Comparison(str(folder), differences, EVALUATED if differences else 0.0)
-    build, config, data_dir_then = runs.load(folder)
-    experiment = build(config, data_dir or data_dir_then)
+    experiment = load_experiment(folder, data_dir)
     data = experiment.dataset
     recorded = described["dataset"]
     comparison.same("training data sha256", recorded["sha256"], data.statistics.sha256)
@@ -145,7 +146,7 @@ def _trained_again(folder: Path, data_dir: Path | None, scratch: Path) -> Compar
         raise UserError(f"{folder} cannot be trained again: its config was overridden on the way")
     comparison = _train(
         folder / "experiment.py",
-        {**described["config"], **chosen(described["options"])},
+        {**described["config"], **described["several"], **chosen(described["options"])},
         data_dir or described["options"]["data_dir"],
         scratch,
         described["environment"],
@@ -244,8 +245,8 @@ def _distance(one: Path, other: Path, data_dir: Path | None) -> float:
     """The largest difference between a parameter of two finished runs of one experiment."""
     params = []
     for folder in (one, other):
-        build, config, data_dir_then = runs.load(folder)
-        like = jax.eval_shape(lambda: init_state(build(config, data_dir or data_dir_then)))  # noqa: B023
+        experiment = load_experiment(folder, data_dir)
+        like = jax.eval_shape(functools.partial(init_state, experiment))
         opened = Checkpoints(folder / "checkpoints", read_only=True)
         with contextlib.closing(opened) as checkpoints:
             params.append(checkpoints.restore(_finished(folder)[1]["step"], like).params)

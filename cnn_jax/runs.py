@@ -47,15 +47,24 @@ def find_script(config_class: type[Any], build: Callable[..., Any]) -> Path:
     return Path(source)
 
 
-def default_folder(script: Path, config: Any) -> Path:
+def default_folder(script: Path, config: Any, several: Mapping[str, Any] | None = None) -> Path:
     """`runs/EXPERIMENT-HASH`, of config and script: the same resumes, another starts anew."""
-    content = json.dumps(to_json(config), sort_keys=True).encode() + script.read_bytes()
+    described = to_json(config) | dict(several or {})
+    content = json.dumps(described, sort_keys=True).encode() + script.read_bytes()
     return Path("runs") / f"{script.stem}-{hashlib.sha256(content).hexdigest()[:8]}"
 
 
-def identity(script: Path, config: Any, dataset: dict[str, Any]) -> dict[str, Any]:
-    """What makes a run the run that it is; `dataset` says of which data."""
-    return {"experiment": script.stem, "config": to_json(config), "dataset": dataset}
+def identity(
+    script: Path,
+    config: Any,
+    dataset: dict[str, Any],
+    several: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What makes a run the run that it is; `dataset` says of which data, `several` how often it is
+    trained side by side, if more than once.
+    """
+    own = {"experiment": script.stem, "config": to_json(config), "dataset": dataset}
+    return own | {"several": dict(several or {})}
 
 
 @contextlib.contextmanager
@@ -160,6 +169,13 @@ def load(folder: Path) -> tuple[Callable[..., Any], Any, Path | None]:
     return module.build, config, data_dir and Path(data_dir)
 
 
+def steps_per_epoch(folder: Path) -> float | None:
+    """Of a run whose config has a batch size; None of others."""
+    described = describe(folder)
+    batch_size = described["config"].get("batch_size")
+    return described["dataset"]["train"] / batch_size if batch_size else None
+
+
 def to_json(scalars: Any) -> dict[str, Any]:
     """A dataclass of scalars as JSON gives it back: floats as floats, paths absolute."""
 
@@ -219,7 +235,8 @@ def describe(folder: Path) -> dict[str, Any]:
         content = json.loads((folder / "config.json").read_text())
         names = ("experiment", "config", "dataset", "options", "environment")
         return {name: content[name] for name in names} | {
-            "overridden": content.get("overridden", [])
+            "several": content.get("several", {}),
+            "overridden": content.get("overridden", []),
         }
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{folder} is not a run folder: it has no config.json") from error
@@ -230,4 +247,5 @@ def describe(folder: Path) -> dict[str, Any]:
 def _flat(identity: dict[str, Any]) -> dict[str, Any]:
     """One level of names; of different experiments only the names matter."""
     dataset = {f"the dataset's {name}": value for name, value in identity["dataset"].items()}
-    return {"experiment": identity["experiment"], **identity["config"], **dataset}
+    own = {**identity["config"], **identity["several"]}
+    return {"experiment": identity["experiment"], **own, **dataset}

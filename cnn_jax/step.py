@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array, lax
 
 from cnn_jax.data.augment import ByLabel, Transform
-from cnn_jax.experiment import Experiment
+from cnn_jax.experiment import Experiment, over_members
 from cnn_jax.parallel import AXIS
 
 DeviceBatch = dict[
@@ -32,7 +33,11 @@ class TrainState(NamedTuple):
 
 
 def init_state(experiment: Experiment) -> TrainState:
-    """Make the state before step 0 from the experiment's seed."""
+    """Make the state before step 0 from the experiment's seed, or of all its members."""
+    return over_members(_init_state, experiment)()
+
+
+def _init_state(experiment: Experiment) -> TrainState:
     init_key, _ = _root_keys(experiment.seed)
     blank = jnp.zeros((1, *experiment.dataset.image_shape), jnp.uint8)
     images = prepare_images(experiment, experiment.eval_transforms, blank, keys=None)
@@ -43,20 +48,29 @@ def init_state(experiment: Experiment) -> TrainState:
         params=params,
         model_state=variables,
         opt_state=experiment.optimizer.init(params),
-        metrics=zero_metrics(experiment),
+        metrics=_zero_metrics(experiment),
     )
 
 
 def zero_metrics(experiment: Experiment) -> dict[str, Array]:
     """Empty sums; `nonfinite_step` is the first step whose loss was not finite, -1 for none."""
+    return over_members(_zero_metrics, experiment)()
+
+
+def _zero_metrics(experiment: Experiment) -> dict[str, Array]:
     sums = {name: jnp.zeros((), jnp.float32) for name in ("loss", *experiment.metrics, "count")}
     return sums | {"nonfinite_step": jnp.full((), -1, jnp.int32)}
 
 
-def mean_metrics(experiment: Experiment, sums: Mapping[str, Any]) -> dict[str, float]:
-    """Divide sums by their count: the loss first, then the metrics as the experiment lists them."""
-    count = float(sums["count"])
-    return {name: float(sums[name]) / count for name in ("loss", *experiment.metrics)}
+def mean_metrics(experiment: Experiment, sums: Mapping[str, Any]) -> dict[str, Any]:
+    """Divide sums by their count: the loss first, then the metrics as the experiment lists them.
+
+    Of an experiment with members: the means over them, and under "members" each one's figures.
+    """
+    count = np.asarray(sums["count"], np.float64)
+    means = {n: np.asarray(sums[n], np.float64) / count for n in ("loss", *experiment.metrics)}
+    each = {"members": {n: x.tolist() for n, x in means.items()}} if experiment.members else {}
+    return {name: float(x.mean()) for name, x in means.items()} | each
 
 
 def prepare_images(

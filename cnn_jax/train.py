@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from cnn_jax import feed as feeds
@@ -18,7 +19,7 @@ from cnn_jax import parallel, runs
 from cnn_jax.checkpoint import Checkpoints, sha256
 from cnn_jax.errors import Stopped, UserError
 from cnn_jax.evaluate import Evaluator, make_evaluator
-from cnn_jax.experiment import Experiment, epochs_to_steps
+from cnn_jax.experiment import Experiment, epochs_to_steps, over_members
 from cnn_jax.interrupt import stop_requests
 from cnn_jax.models import count_parameters
 from cnn_jax.record import Record, last_step, shown, write_json
@@ -99,6 +100,7 @@ def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, A
     advance = make_advance(experiment, options.accumulate)
     evaluate = make_evaluator(experiment, options.eval_batch_size)
     cadence = Cadence.of(experiment, options)
+    members = len(experiment.members.seeds) if experiment.members else 1
 
     best = next(iter(experiment.metrics), None)
     opened = Checkpoints(
@@ -112,6 +114,7 @@ def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, A
         if newest is None and (known := last_step(folder)):
             say(f"no checkpoint in {folder}, whose metrics reach step {known}: starting again")
         state = parallel.replicate(state)
+        reached = max(first_step, cadence.stop)
         if not first_step:
             state = _before_epoch(experiment, state, evaluate, eval_feed)
 
@@ -120,7 +123,8 @@ def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, A
                 first_step, cadence.stop, options.steps_per_dispatch, cadence.before_epoch
             )
         )
-        items = feeds.training_blocks(train_feed, experiment.seed, experiment.batch_size, blocks)
+        seed = experiment.members.seeds if experiment.members else experiment.seed
+        items = feeds.training_blocks(train_feed, seed, experiment.batch_size, blocks)
         placed = parallel.ahead(items, parallel.share_out)
         metrics: dict[str, Any] = {}
         done: Array | None = None
@@ -138,7 +142,7 @@ def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, A
                 if cadence.is_time(step, cadence.log):
                     _check_finite(state)
                     means = mean_metrics(experiment, state.metrics)
-                    record.training(step, means, experiment.batch_size)
+                    record.training(step, means, experiment.batch_size * members)
                     empty = parallel.replicate(zero_metrics(experiment))
                     state = state._replace(metrics=empty)
                 metrics = {}
@@ -170,13 +174,13 @@ def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, A
             checkpoints.wait()
             if not metrics:  # stopped between evaluations, or there was nothing left to train
                 metrics = evaluate(state.params, state.model_state, eval_feed)
-                record.say(f"at step {int(state.step)}, {eval_feed.split}: {shown(metrics)}")
+                record.say(f"at step {reached}, {eval_feed.split}: {shown(metrics)}")
 
-    result = {"step": int(state.step), "split": eval_feed.split, **metrics}
+    result = {"step": reached, "split": eval_feed.split, **metrics}
     result_file = folder / "result.json"
     if result["step"] == experiment.steps and parallel.is_primary() and not result_file.exists():
         about = {
-            "parameters": count_parameters(state.params),
+            "parameters": count_parameters(state.params) // members,
             "parameters_sha256": sha256(state.params),
             "seconds": round(time.perf_counter() - started, 2),
             "resumed_from": first_step,
@@ -225,7 +229,7 @@ def make_advance(experiment: Experiment, accumulate: int = 1) -> Any:
 
     def steps(params: Any, rest: TrainState, resident: Any, items: Any) -> tuple[TrainState, Array]:
         def one(state: TrainState, item: Any) -> tuple[TrainState, None]:
-            return train_step(experiment, accumulate, state, feeds.fetch(resident, item)), None
+            return step(state, feeds.fetch(resident, item)), None
 
         state = rest._replace(params=params)
         if jax.tree.leaves(items)[0].shape[0] > 1:
@@ -234,6 +238,10 @@ def make_advance(experiment: Experiment, accumulate: int = 1) -> Any:
             state, _ = one(state, jax.tree.map(lambda x: x[0], items))
         return state, state.step
 
+    def own_step(experiment: Experiment, state: TrainState, batch: Any) -> TrainState:
+        return train_step(experiment, accumulate, state, batch)
+
+    step = over_members(own_step, experiment, 0, 1)  # a batch is [b, M, ...]
     # Donating the parameters makes XLA on CPU copy the dense weights before every update.
     donate = (1,) if jax.default_backend() == "cpu" else (0, 1)
     mapped = parallel.map_replicated(steps, replicated=3, donate=donate)
@@ -275,8 +283,9 @@ def _warn(text: str) -> None:
 
 
 def _check_finite(state: TrainState) -> None:
-    step = int(state.metrics["nonfinite_step"])
-    if step < 0 and not _all_finite((state.params, state.model_state)):
+    # Of members side by side the others may go on while one is left.
+    step = int(np.min(state.metrics["nonfinite_step"]))
+    if step < 0 and not state.step.ndim and not _all_finite((state.params, state.model_state)):
         step = int(state.step) - 1
     if step >= 0:
         raise UserError(
@@ -296,8 +305,9 @@ def _opening_line(experiment: Experiment, feed: feeds.Feed, first_step: int) -> 
     how = f"resident on the device, {size}" if feed.resident else f"streamed, {size}"
     devices = jax.device_count()
     start = f"resuming at step {first_step}" if first_step else "starting"
+    times = f"{len(experiment.members.seeds)} times " if experiment.members else ""
     return (
-        f"{start}: {experiment.steps} steps of {experiment.batch_size} on {devices} "
+        f"{start}: {times}{experiment.steps} steps of {experiment.batch_size} on {devices} "
         f"{jax.devices()[0].device_kind} device{'s' * (devices > 1)}; "
         f"{feed.dataset.name} {feed.split} {how}"
     )

@@ -4,6 +4,7 @@ Both runs share a compilation cache in the scratch folder, so that a restart cos
 straight run fills it.
 """
 
+import functools
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ from cnn_jax import runs
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.errors import UserError
 from cnn_jax.record import last_step
+from cnn_jax.several import load_experiment
 from cnn_jax.step import init_state
 
 Say = Callable[[str], object]
@@ -127,8 +129,7 @@ def differing(one: Path, other: Path) -> list[str]:
     """Names of arrays of the last checkpoint, files and figures in which two runs differ."""
     states = []
     for folder in (one, other):
-        build, config, data_dir = runs.load(folder)
-        like = jax.eval_shape(lambda: init_state(build(config, data_dir)))  # noqa: B023
+        like = jax.eval_shape(functools.partial(init_state, load_experiment(folder)))
         checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
         step = checkpoints.latest()
         states.append({} if step is None else _by_name(checkpoints.restore(step, like)))

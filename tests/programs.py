@@ -1,6 +1,7 @@
 """Run the programs as a user would, and read what they leave behind."""
 
 import contextlib
+import functools
 import os
 import subprocess
 import sys
@@ -12,8 +13,9 @@ import jax
 import numpy as np
 import tiny
 
-from cnn_jax import cli, runs
+from cnn_jax import cli
 from cnn_jax.checkpoint import Checkpoints
+from cnn_jax.several import load_experiment
 from cnn_jax.step import init_state
 
 ROOT = Path(__file__).parents[1]
@@ -57,7 +59,7 @@ def succeed(process: subprocess.Popen[str]) -> str:
     return out
 
 
-def train_tiny(folder: Path, *arguments: object) -> dict[str, Any]:
+def train_tiny(folder: Path, *arguments: object) -> Any:
     """Run `tiny.py` in this process."""
     flags = ("--workdir", folder, *arguments)
     return cli.main(tiny.Config, tiny.build, tiny.OPTIONS, arguments=list(map(str, flags)))
@@ -71,8 +73,7 @@ def saved_steps(folder: Path) -> list[int]:
 
 def saved_state(folder: Path, step: int | None = None) -> dict[str, np.ndarray]:
     """Every array of a checkpoint, the last by default, by its path in the `TrainState`."""
-    build, config, data_dir = runs.load(folder)
-    like = jax.eval_shape(lambda: init_state(build(config, data_dir)))
+    like = jax.eval_shape(functools.partial(init_state, load_experiment(folder)))
     with contextlib.closing(Checkpoints(folder / "checkpoints", read_only=True)) as checkpoints:
         step = checkpoints.latest() if step is None else step
         assert step is not None

@@ -20,7 +20,7 @@ def write_some(folder: Path, steps: list[int], start: int = 0) -> None:
         for step in steps:
             with record.dispatch(step - 10, step):
                 pass
-            record.training(step, METRICS, batch_size=8)
+            record.training(step, METRICS, examples=8)
             record.evaluation(step, "test", METRICS | {"count": 3})
 
 
@@ -64,12 +64,12 @@ def test_the_rate_counts_training_alone(tmp_path: Path, monkeypatch: pytest.Monk
             now += 2
         with record.clock_stopped():
             now += 30  # an evaluation
-        record.training(20, METRICS, batch_size=8)  # 2 s for 10 steps
+        record.training(20, METRICS, examples=8)  # 2 s for 10 steps
         with record.dispatch(20, 24):
             now += 60  # a dispatch of another length is compiled
         with record.dispatch(24, 34):
             now += 7
-        record.training(34, METRICS, batch_size=8)  # 7 s for 14 steps
+        record.training(34, METRICS, examples=8)  # 7 s for 14 steps
     assert read_lines(tmp_path / "timing.jsonl") == [
         {"step": 20, "seconds": 82.0, "images_per_second": 40.0},
         {"step": 34, "seconds": 149.0, "images_per_second": 16.0},
@@ -103,7 +103,7 @@ def test_a_quiet_record_does_nothing(tmp_path: Path, capsys: pytest.CaptureFixtu
     with Record(tmp_path, 0, total_steps=40, quiet=True) as record:
         record.say("something")
         with record.dispatch(0, 10), record.clock_stopped():
-            record.training(10, METRICS, batch_size=8)
+            record.training(10, METRICS, examples=8)
         record.evaluation(10, "test", METRICS)
     assert list(tmp_path.iterdir()) == [] and capsys.readouterr().out == ""
 

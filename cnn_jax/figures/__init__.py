@@ -4,6 +4,6 @@ Functions take arrays and return a `matplotlib.figure.Figure`; `save` writes one
 computes what it shows, opens a window, or leaves a trace in Matplotlib's settings.
 """
 
-from cnn_jax.figures.page import COLOURS, INCHES, page, save
+from cnn_jax.figures.page import COLOURS, INCHES, page, save, styled
 
-__all__ = ["COLOURS", "INCHES", "page", "save"]
+__all__ = ["COLOURS", "INCHES", "page", "save", "styled"]

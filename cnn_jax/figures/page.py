@@ -1,11 +1,16 @@
 """What all pictures share: sizes, colours, type."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 INCHES = {"column": 3.5, "page": 7.2}  # widths in print; all type is legible at these
 
@@ -27,23 +32,34 @@ STYLE: dict[Any, Any] = {
 }
 
 
+def styled(draw: Callable[P, T]) -> Callable[P, T]:
+    """A function that draws, in this package's style; what it finds set it leaves as it was."""
+
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> T:
+        with rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+@styled
 def page(rows: int = 1, columns: int = 1, *, width: float, height: float, **kwargs: Any) -> Any:
     """An empty figure and its axes [rows, columns], `width` and `height` in inches.
 
     Labels and titles are kept inside and apart by constrained layout. Other arguments are those of
     `Figure.subplots`.
     """
-    with rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
 
 
+@styled
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as its suffix says (.png, .svg, .pdf), PNG at 200 dots per inch.
 
     The file holds no date, so the same figure is the same bytes.
     """
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix, {})
-    with rc_context(STYLE):
-        figure.savefig(path, dpi=200, metadata=metadata)
+    figure.savefig(path, dpi=200, metadata=metadata)

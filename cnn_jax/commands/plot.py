@@ -1,0 +1,34 @@
+"""`plot`: learning curves."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from cnn_jax.errors import UserError
+from cnn_jax.figures import save
+from cnn_jax.summary import draw_curves
+
+
+def plot(
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")],
+    metric: str = "accuracy",
+    out: Path = Path("curves.png"),
+) -> None:
+    """Draw the loss and a metric of several runs over epochs, on one figure.
+
+    Of a run with several seeds side by side: their mean, and a band from lowest to highest.
+
+    Args:
+        runs: Run folders.
+        metric: What the right half shows.
+        out: File to write, .png, .svg or .pdf; it must not exist.
+    """
+    if not runs:
+        raise UserError("give at least one run folder")
+    if out.suffix not in (".png", ".svg", ".pdf"):
+        raise UserError(f"--out must end in .png, .svg or .pdf, got {out}")
+    if out.exists():
+        raise UserError(f"{out} exists: choose another --out")
+    save(draw_curves(runs, metric), out)
+    print(out)

@@ -1,0 +1,101 @@
+"""Learning curves, and what a sweep came to."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from cnn_jax.figures.page import COLOURS, INCHES, page, styled
+
+Curves = Mapping[str, Mapping[str, np.ndarray]]  # {split: {"step": [n], metric: [n, M]}}
+
+STYLES: dict[Any, str] = {"-": "held out", "--": "training"}
+SHARES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
+
+
+@styled
+def learning_curves(
+    runs: Mapping[str, Curves], metric: str = "accuracy", epochs: Mapping[str, float] | None = None
+) -> Figure:
+    """Loss on the left and a metric on the right, a colour for each run.
+
+    What is held out is a solid line, training a dashed one; of M members the line is the mean and
+    the band goes from the lowest to the highest.
+
+    Args:
+        runs: name to curves. A run without the metric shows its loss alone.
+        epochs: of each run, the steps in one; None draws over steps.
+    """
+    height = 2.2 + 0.16 * -(-(len(runs) + len(STYLES)) // 4)
+    figure, axes = page(1, 2, width=INCHES["page"], height=height)
+    colours = [COLOURS[k % len(COLOURS)] for k in range(len(runs))]
+    for panel, name in zip(axes[0], ("loss", metric), strict=True):
+        for colour, (run, curves) in zip(colours, runs.items(), strict=True):
+            for split, values in curves.items():
+                if name in values:
+                    over = values["step"] / (epochs[run] if epochs else 1)
+                    _draw(panel, over, values[name], colour, split == "train")
+        panel.set(xlabel="epoch" if epochs else "step", ylabel=_label(name))
+    axes[0, 0].set_yscale("log")
+    _spread_out(axes[0, 1])
+    names = [Line2D([], [], color=c, label=run) for c, run in zip(colours, runs, strict=True)]
+    styles = [Line2D([], [], color="0.3", linestyle=s, label=text) for s, text in STYLES.items()]
+    figure.legend(handles=[*names, *styles], loc="outside upper center", ncols=4)
+    return figure
+
+
+@styled
+def sweep_effect(field: str, rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> Figure:
+    """The metrics over the values of `field`, mean and 95 % interval over seeds.
+
+    Args:
+        rows: as `summary.summarise` makes them.
+    """
+    figure, axes = page(1, len(metrics), width=INCHES["page"], height=2.2)
+    labels = [f"{row[field]:g}" if isinstance(row[field], float) else row[field] for row in rows]
+    places = np.arange(len(rows))
+    for panel, name in zip(axes[0], metrics, strict=True):
+        mean = np.array([row[name]["mean"] for row in rows])
+        low, high = (
+            np.array([row[name][end] or row[name]["mean"] for row in rows])
+            for end in ("low", "high")
+        )
+        around = (mean - low, high - mean)
+        panel.errorbar(places, mean, around, fmt="o", color=COLOURS[0], capsize=3, markersize=4)
+        panel.set_xticks(places, labels)
+        panel.margins(x=0.15)
+        panel.set(xlabel=field.replace("_", " "), ylabel=_label(name))
+    return figure
+
+
+def _draw(panel: Any, over: np.ndarray, values: np.ndarray, colour: str, training: bool) -> None:
+    style = {"linestyle": "--", "alpha": 0.55, "linewidth": 1.0} if training else {}
+    panel.plot(over, values.mean(axis=1), color=colour, **style)
+    if values.shape[1] > 1 and not training:
+        band = (values.min(axis=1), values.max(axis=1))
+        panel.fill_between(over, *band, color=colour, alpha=0.2, linewidth=0)
+
+
+def _spread_out(panel: Any) -> None:
+    """Give shares near 0 and 1 room, as 99 and 99.9 %; other metrics keep a linear axis.
+
+    What is held out decides how far it goes: training may reach 100 %, which has no place on it.
+    """
+    held = [line.get_ydata() for line in panel.lines if line.get_linestyle() == "-"]
+    drawn = np.concatenate(held or [np.zeros(1)])
+    inside = drawn[(drawn > 0) & (drawn < 1)]
+    if not inside.size or drawn.min() < 0 or drawn.max() > 1:
+        return
+    panel.set_yscale("logit", nonpositive="clip")
+    low, high = inside.min(), inside.max()
+    panel.set_ylim(low - 0.1 * min(low, 1 - low), high + 0.3 * (1 - high))
+    panel.yaxis.set_major_locator(FixedLocator(SHARES))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
+    panel.yaxis.set_minor_locator(NullLocator())
+
+
+def _label(metric: str) -> str:
+    return "loss / nats" if metric == "loss" else metric

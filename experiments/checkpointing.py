@@ -23,7 +23,6 @@ from cnn_jax.train import make_advance, split_into_blocks
 from experiments import lenet5_mnist
 from experiments.report import program
 
-
 DISPATCH = 10  # steps
 
 

@@ -17,7 +17,7 @@ ROWS: list[set[str]] = [
     {"step", "feed"},
     {"evaluate"},
     {"train"},
-    {"preflight", "reproduce", "verify_resume"},
+    {"preflight", "reproduce", "verify_resume", "shift"},
     {"cli"},
     {"commands"},
     {"__main__"},

@@ -12,7 +12,7 @@ labels between two random shifts of a photograph; here one of the two is always 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -38,22 +38,27 @@ def _quiet(done: int, examples: int) -> None:
     pass
 
 
-class Counts(NamedTuple):
+@dataclass(frozen=True)
+class Counts:
     """How many examples are right, and how many have the label of their unchanged image."""
 
     correct: np.ndarray  # int64 [...], one number per view
     same: np.ndarray  # int64 [...]
-    count: int  # of examples
+    examples: int
 
     @property
     def accuracy(self) -> np.ndarray:
         """float64 [...], 0 .. 1."""
-        return self.correct / self.count
+        return self.correct / self.examples
 
     @property
     def consistency(self) -> np.ndarray:
         """float64 [...], 0 .. 1."""
-        return self.same / self.count
+        return self.same / self.examples
+
+    def arranged(self, change: Callable[[np.ndarray], np.ndarray]) -> "Counts":
+        """The same counts in another shape."""
+        return Counts(change(self.correct), change(self.same), self.examples)
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ class CorruptionSweep:
 
 def _origin(sweep: ShiftSweep | CorruptionSweep) -> dict[str, Any]:
     return {name: getattr(sweep, name) for name in ("run", "step", "split")} | {
-        "count": sweep.counts.count
+        "count": sweep.counts.examples
     }
 
 
@@ -167,7 +172,7 @@ def sweep_shifts(
     views = np.stack(np.meshgrid(offsets, offsets, indexing="ij"), -1).reshape(-1, 2)
     moved = _shifted(int(offsets[-1]), padding)
     counts = _count(trained, moved, views, len(views) // 2, split, batch_size, told)
-    square = Counts(*(x.reshape(len(offsets), -1) for x in counts[:2]), counts.count)
+    square = counts.arranged(lambda x: x.reshape(len(offsets), -1))
     split = split or trained.experiment.eval_split
     return ShiftSweep(trained.run, trained.step, split, padding, offsets, square)
 
@@ -201,9 +206,8 @@ def sweep_corruptions(
     def by_name(x: np.ndarray) -> np.ndarray:
         return np.insert(x[1:].reshape(len(names), 5), 0, x[0], axis=1)
 
-    table = Counts(by_name(counts.correct), by_name(counts.same), counts.count)
     split = split or trained.experiment.eval_split
-    return CorruptionSweep(trained.run, trained.step, split, tuple(names), table)
+    return CorruptionSweep(trained.run, trained.step, split, tuple(names), counts.arranged(by_name))
 
 
 def _shifted(reach: int, padding: Padding) -> Views:

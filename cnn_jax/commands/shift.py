@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
+from rich import box as boxes
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -76,7 +77,8 @@ def shift(
         trained.experiment.dataset.num_examples(split or trained.experiment.eval_split)
 
     sweeps: dict[str, Any] = {}
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         for name, trained in opened.items():
             task = progress.add_task(name)
 
@@ -100,7 +102,9 @@ def shift(
         print(json_module.dumps(content))
     else:
         for table in (_corruption_tables if kinds else _shift_tables)(sweeps):
-            Console().print(table)
+            # Lines that a narrow terminal wraps are easier to read than cells that are cut.
+            width = Console(width=1000).measure(table).maximum
+            Console(width=max(Console().width, width)).print(table)
 
 
 def _labels(runs: Sequence[Path], names: Sequence[str]) -> Sequence[str]:
@@ -157,7 +161,7 @@ def _shift_tables(sweeps: Mapping[str, ShiftSweep]) -> list[Table]:
     columns = [f"by {distance}" for distance in first.distances[shown]]
     tables = []
     for what in ("accuracy", "consistency"):
-        title = f"{what} / %, shifted by so many pixels ({first.padding} move in)"
+        title = f"{what} / %, shifted by so many pixels (padding: {first.padding})"
         table = _table(title, "run", "unshifted", *columns, "worst place")
         for name, sweep in sweeps.items():
             values = getattr(sweep.counts, what)
@@ -170,8 +174,7 @@ def _shift_tables(sweeps: Mapping[str, ShiftSweep]) -> list[Table]:
 def _corruption_tables(sweeps: Mapping[str, CorruptionSweep]) -> list[Table]:
     tables = []
     for what in ("accuracy", "consistency"):
-        columns = ["unchanged", *(f"severity {i}" for i in range(1, 6))]
-        table = _table(f"{what} / %", "run", "corruption", *columns)
+        table = _table(f"{what} / %, by severity", "run", "corruption", *map(str, range(6)))
         for name, sweep in sweeps.items():
             for kind, values in zip(sweep.names, getattr(sweep.counts, what), strict=True):
                 table.add_row(name, kind, *_percent(*values))
@@ -180,7 +183,8 @@ def _corruption_tables(sweeps: Mapping[str, CorruptionSweep]) -> list[Table]:
 
 
 def _table(title: str, *columns: str) -> Table:
-    return Table(*columns, title=title, title_justify="left")
+    box, padding = boxes.SIMPLE_HEAD, (0, 1, 0, 0)
+    return Table(*columns, title=title, title_justify="left", box=box, padding=padding)
 
 
 def _percent(*shares: float) -> list[str]:

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from cnn_jax.figures.page import COLOURS, INCHES, page
+from cnn_jax.figures.page import COLOURS, INCHES, STYLE, page
 
 MARKERS = "os^Dv*P"  # with the colours, so that no curve is told by its colour alone
 CONSISTENCY = "label as unchanged"
@@ -14,6 +15,7 @@ CONSISTENCY = "label as unchanged"
 Shares = Mapping[str, np.ndarray]  # by the name of the run
 
 
+@rc_context(STYLE)
 def shift_maps(offsets: np.ndarray, accuracy: Shares, consistency: Shares) -> Figure:
     """A column per run: its accuracy at every shift, and below the share of labels that stay.
 
@@ -24,9 +26,10 @@ def shift_maps(offsets: np.ndarray, accuracy: Shares, consistency: Shares) -> Fi
         accuracy, consistency: [n, n] of each run, by shift down and to the right.
     """
     columns = len(accuracy)
-    width = INCHES["page" if columns > 1 else "column"]
-    side = min((width - 1.1) / columns, 2.2)  # of one map; the rest is for labels and colour bar
-    figure, axes = page(2, columns, width=width, height=2 * side + 1.2, sharex=True, sharey=True)
+    around = 1.15  # inches for the labels on the left and the colour bar on the right
+    side = min((INCHES["page"] - around) / columns, INCHES["column"] - around)
+    width, height = columns * side + around, 2 * side + 1
+    figure, axes = page(2, columns, width=width, height=height, sharex=True, sharey=True)
     half = (offsets[1] - offsets[0]) / 2 if len(offsets) > 1 else 0.5
     first, last = offsets[0] - half, offsets[-1] + half
     rows = ((accuracy, "accuracy"), (consistency, CONSISTENCY))
@@ -41,6 +44,7 @@ def shift_maps(offsets: np.ndarray, accuracy: Shares, consistency: Shares) -> Fi
                 extent=(first, last, last, first),
                 interpolation="nearest",
             )
+            ax.spines[:].set_visible(True)
             ax.set_title(f"{name}\n{what}" if shares is accuracy else what)
         row[0].set_ylabel("shift down / pixels")
     for ax in axes[-1]:
@@ -49,6 +53,7 @@ def shift_maps(offsets: np.ndarray, accuracy: Shares, consistency: Shares) -> Fi
     return figure
 
 
+@rc_context(STYLE)
 def distance_curves(distances: np.ndarray, accuracy: Shares) -> Figure:
     """Accuracy over the distance of the shift, a line per run.
 
@@ -64,6 +69,7 @@ def distance_curves(distances: np.ndarray, accuracy: Shares) -> Figure:
     return figure
 
 
+@rc_context(STYLE)
 def severity_curves(names: Sequence[str], accuracy: Shares, consistency: Shares) -> Figure:
     """A column per corruption: accuracy over its severity, and below the share of labels that stay.
 

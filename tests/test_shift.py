@@ -229,7 +229,7 @@ def test_maps_show_the_shares_on_one_scale_with_axes_in_pixels() -> None:
         assert image.get_clim() == (0, 100)
         # A cell is as wide as the shifts are apart, the first row at the top.
         assert tuple(image.get_extent()) == (-7.5, 7.5, 7.5, -7.5) and image.origin == "upper"
-    titles = ["MLP\naccuracy", "LeNet-5\naccuracy", *["label as unchanged"] * 2]
+    titles = ["MLP\naccuracy", "LeNet-5\naccuracy", *["label as unshifted"] * 2]
     assert [ax.get_title() for ax in axes] == titles
     assert [ax.get_ylabel() for ax in axes[::2]] == ["shift down / pixels"] * 2
     assert [ax.get_xlabel() for ax in axes[2:]] == ["shift right / pixels"] * 2

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from cnn_jax.figures.page import COLOURS, INCHES, STYLE, page
 
 MARKERS = "os^Dv*P"  # with the colours, so that no curve is told by its colour alone
-CONSISTENCY = "label as unchanged"
 
 Shares = Mapping[str, np.ndarray]  # by the name of the run
 
@@ -28,11 +27,11 @@ def shift_maps(offsets: np.ndarray, accuracy: Shares, consistency: Shares) -> Fi
     columns = len(accuracy)
     around = 1.15  # inches for the labels on the left and the colour bar on the right
     side = min((INCHES["page"] - around) / columns, INCHES["column"] - around)
-    width, height = columns * side + around, 2 * side + 1
+    width, height = columns * side + around, 2 * side + 0.9
     figure, axes = page(2, columns, width=width, height=height, sharex=True, sharey=True)
     half = (offsets[1] - offsets[0]) / 2 if len(offsets) > 1 else 0.5
     first, last = offsets[0] - half, offsets[-1] + half
-    rows = ((accuracy, "accuracy"), (consistency, CONSISTENCY))
+    rows = ((accuracy, "accuracy"), (consistency, "label as unshifted"))
     image: Any = None
     for row, (shares, what) in zip(axes, rows, strict=True):
         for ax, (name, values) in zip(row, shares.items(), strict=True):
@@ -79,7 +78,7 @@ def severity_curves(names: Sequence[str], accuracy: Shares, consistency: Shares)
     """
     width = INCHES["page" if len(names) > 1 else "column"]
     figure, axes = page(2, len(names), width=width, height=3.6, sharex=True, sharey=True)
-    rows = ((accuracy, "accuracy / %"), (consistency, f"{CONSISTENCY} / %"))
+    rows = ((accuracy, "accuracy / %"), (consistency, "label as unchanged / %"))
     for row, (shares, what) in zip(axes, rows, strict=True):
         for i, ax in enumerate(row):
             _lines(ax, np.arange(6), {run: values[i] for run, values in shares.items()})

@@ -190,6 +190,9 @@ def sweep_corruptions(
 
     Args:
         names: of `data.corrupt.SEVERITIES`.
+
+    Raises:
+        UserError: there is no such corruption or split, or `batch_size` is out of its range.
     """
     changes = [corruption(name, severity) for name in names for severity in range(1, 6)]
     unchanged = corruption("noise", 0)

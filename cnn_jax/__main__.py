@@ -4,6 +4,7 @@ python -m cnn_jax data prepare mnist
 python -m cnn_jax preflight experiments.lenet5_mnist --batch-size 256
 python -m cnn_jax evaluate runs/lenet5_digits-1a2b3c4d
 python -m cnn_jax reproduce runs/lenet5_digits-1a2b3c4d
+python -m cnn_jax shift runs/lenet5_digits-1a2b3c4d --max-shift 4 --out pictures
 """
 
 import functools
@@ -19,6 +20,7 @@ from cnn_jax.commands.ladder import ladder
 from cnn_jax.commands.plot import plot
 from cnn_jax.commands.preflight import preflight
 from cnn_jax.commands.reproduce import reproduce, verify_resume
+from cnn_jax.commands.shift import shift
 from cnn_jax.errors import UserError
 
 
@@ -58,6 +60,7 @@ COMMANDS = {
     "reproduce": reproduce,
     "verify-resume": verify_resume,
     "plot": plot,
+    "shift": shift,
     "data": data_command,
     "ladder": ladder,
 }

@@ -18,7 +18,7 @@ ROWS: list[set[str]] = [
     {"several"},
     {"evaluate"},
     {"train"},
-    {"preflight", "reproduce", "verify_resume", "summary"},
+    {"preflight", "reproduce", "verify_resume", "summary", "shift"},
     {"cli"},
     {"commands"},
     {"__main__"},

@@ -8,6 +8,7 @@ all keep the dtype. `ByLabel` wraps one that depends on the label.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -46,7 +47,8 @@ def resize(height: int, width: int | None = None) -> Transform:
     return transform
 
 
-class CentreCrop(NamedTuple):
+@dataclass(frozen=True)  # no NamedTuple: JAX holds functions weakly, which a tuple cannot be
+class CentreCrop:
     """The transform that `centre_crop` returns. It has a type so that `View`s can replace it."""
 
     size: int

@@ -68,13 +68,32 @@ def test_the_batch_size_does_not_show(batch_size: int, feed: Any, tiny_run: Path
     assert result["loss"] == pytest.approx(expected["loss"], abs=1e-6)
 
 
-def evaluated(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
+def lines_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> list[dict[str, Any]]:
     program.main(["evaluate", *map(str, arguments), "--json"])
-    return json.loads(capsys.readouterr().out)
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def evaluated(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
+    """What training also says of the one run."""
+    (line,) = lines_of(capsys, *arguments)
+    names = ("run", "step", "split", "loss", "accuracy", "top5", "count")
+    return {name: line[name] for name in names}
 
 
 def test_the_program_repeats_the_result(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluated(capsys, tiny_run) == {"run": str(tiny_run), **result_of(tiny_run)}
+
+
+def test_the_scores_agree_with_the_result(
+    tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ((line,), result) = lines_of(capsys, tiny_run), result_of(tiny_run)
+    assert line["views"] == 1
+    assert line["top1_error"]["value"] == pytest.approx(1 - result["accuracy"], abs=1e-12)
+    assert line["top5_error"]["value"] == pytest.approx(1 - result["top5"], abs=1e-12)
+    assert line["log_loss"]["value"] == pytest.approx(result["loss"], abs=1e-6)
+    for name in ("top1_error", "top5_error", "log_loss"):
+        assert line[name]["low"] < line[name]["value"] < line[name]["high"]
 
 
 def test_the_program_evaluates_earlier_checkpoints(
@@ -120,7 +139,9 @@ def test_the_program_evaluates_other_splits(
 def test_the_program_prints_a_table(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program.main(["evaluate", str(tiny_run)])
     table = capsys.readouterr().out
-    assert f"{result_of(tiny_run)['loss']:.6g}" in table and "360" in table
+    result = result_of(tiny_run)
+    assert f"{result['loss']:.4f}" in table and "360" in table
+    assert f"{100 * (1 - result['accuracy']):.2f} %" in table and "12  test" in table
 
 
 def test_on_several_devices_every_example_counts_once(tiny_run: Path) -> None:

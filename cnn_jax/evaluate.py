@@ -27,8 +27,7 @@ def make_evaluator(experiment: Experiment, batch_size: int) -> Evaluator:
     (rounded up to a multiple of the devices) beyond float32 rounding of the logits. Parameters of
     an experiment with members are stacked, and the metrics are as `mean_metrics` has them.
     """
-    devices = jax.device_count()
-    batch_size = -(-batch_size // devices) * devices
+    batch_size = parallel.round_up(batch_size)
 
     def one_batch(params: Any, model_state: Any, resident: Any, items: Any) -> dict[str, jax.Array]:
         item = jax.tree.map(lambda x: x[0], items)  # a block of one batch

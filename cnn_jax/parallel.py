@@ -77,6 +77,12 @@ def check_divides(batch_size: int, accumulate: int = 1) -> None:
         )
 
 
+def round_up(batch_size: int) -> int:
+    """The least multiple of the devices that is not below `batch_size`."""
+    devices = jax.device_count()
+    return -(-batch_size // devices) * devices
+
+
 def is_primary() -> bool:
     """True in the one process that writes files and prints."""
     return jax.process_index() == 0

@@ -1,5 +1,6 @@
 """The evaluation law: every example counts exactly once, however many are looked at together."""
 
+import csv
 import json
 import shutil
 from contextlib import closing
@@ -68,13 +69,32 @@ def test_the_batch_size_does_not_show(batch_size: int, feed: Any, tiny_run: Path
     assert result["loss"] == pytest.approx(expected["loss"], abs=1e-6)
 
 
-def evaluated(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
+def lines_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> list[dict[str, Any]]:
     program.main(["evaluate", *map(str, arguments), "--json"])
-    return json.loads(capsys.readouterr().out)
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def evaluated(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
+    """What training also says of the one run."""
+    (line,) = lines_of(capsys, *arguments)
+    names = ("run", "step", "split", "loss", "accuracy", "top5", "count")
+    return {name: line[name] for name in names}
 
 
 def test_the_program_repeats_the_result(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluated(capsys, tiny_run) == {"run": str(tiny_run), **result_of(tiny_run)}
+
+
+def test_the_scores_agree_with_the_result(
+    tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ((line,), result) = lines_of(capsys, tiny_run), result_of(tiny_run)
+    assert line["views"] == 1
+    assert line["top1_error"]["value"] == pytest.approx(1 - result["accuracy"], abs=1e-12)
+    assert line["top5_error"]["value"] == pytest.approx(1 - result["top5"], abs=1e-12)
+    assert line["log_loss"]["value"] == pytest.approx(result["loss"], abs=1e-6)
+    for name in ("top1_error", "top5_error", "log_loss"):
+        assert line[name]["low"] < line[name]["value"] < line[name]["high"]
 
 
 def test_the_program_evaluates_earlier_checkpoints(
@@ -120,7 +140,9 @@ def test_the_program_evaluates_other_splits(
 def test_the_program_prints_a_table(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program.main(["evaluate", str(tiny_run)])
     table = capsys.readouterr().out
-    assert f"{result_of(tiny_run)['loss']:.6g}" in table and "360" in table
+    result = result_of(tiny_run)
+    assert f"{result['loss']:.4f}" in table and "360" in table
+    assert f"{100 * (1 - result['accuracy']):.2f} %" in table and "12  test" in table
 
 
 def test_on_several_devices_every_example_counts_once(tiny_run: Path) -> None:
@@ -203,3 +225,94 @@ def assert_refused(arguments: list[str], message: str, capsys: pytest.CaptureFix
     assert exit_.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and message in line
+
+
+SCORES = ("top1_error", "top5_error", "log_loss", "calibration_error")
+
+
+@pytest.fixture(scope="module")
+def second_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("second") / "run"
+    programs.train_tiny(folder, "--seed", 1)
+    return folder
+
+
+def test_scores_do_not_depend_on_batches_and_devices(
+    tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (expected,) = lines_of(capsys, tiny_run)
+    found = [lines_of(capsys, tiny_run, "--batch-size", size)[0] for size in (1, 7, 10_000)]
+    command = ("-m", "cnn_jax", "evaluate", tiny_run, "--json", "--batch-size", 100)
+    found.append(json.loads(programs.succeed(programs.start(*command, devices=4))))
+    for line in found:
+        assert line["count"] == 360
+        for name in SCORES:
+            assert line[name] == pytest.approx(expected[name], abs=1e-6), name
+
+
+def test_a_committee_and_its_folder(
+    tiny_run: Path, second_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "out"
+    first, second, both = lines_of(capsys, tiny_run, second_run, "--committee", "--out", out)
+    assert (both["run"], both["step"], both["count"]) == ("committee of 2", None, 360)
+    logits, labels = zip(*(logits_of(run, "test") for run in (tiny_run, second_run)), strict=True)
+    mean = np.mean([np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in logits], axis=0)
+    own = mean[np.arange(360), labels[0]]
+    assert both["log_loss"]["value"] == pytest.approx(-np.log(own).mean(), abs=1e-6)
+    error = (mean.argmax(-1) != labels[0]).mean()
+    assert both["top1_error"]["value"] == pytest.approx(error, abs=1e-12)
+    assert "loss" not in both and "loss" in first
+
+    assert json.loads((out / "evaluation.json").read_text()) == [first, second, both]
+    with (out / "evaluation.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["run"] for row in rows] == [str(tiny_run), str(second_run), "committee of 2"]
+    assert float(rows[2]["log_loss_low"]) == both["log_loss"]["low"]
+    assert rows[2]["accuracy"] == ""
+    folders = {path.name for path in out.iterdir() if path.is_dir()}
+    assert folders == {"run", "run-2", "committee-of-2"}
+    for folder in folders:
+        names = {path.name for path in (out / folder).iterdir()}
+        pictures = {"confusion.png", "calibration.png", "worst.png"}
+        assert names == pictures | {"confusion.csv", "per_class.csv"}
+    with (out / "committee-of-2" / "confusion.csv").open(newline="") as file:
+        table = np.array([line[1:] for line in list(csv.reader(file))[1:]], int)
+    assert table.sum() == 360 and table.trace() == round(360 * (1 - error))
+    with (out / "committee-of-2" / "per_class.csv").open(newline="") as file:
+        classes = list(csv.DictReader(file))
+    assert [row["name"] for row in classes] == list("0123456789")
+    assert [int(row["count"]) for row in classes] == list(table.sum(1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give one run folder or several"),
+        (["{run}", "--committee"], "needs several runs"),
+        (["{run}", "--views", "3"], "--views 3 is not possible"),
+        (["{run}", "--views", "10"], "has one view"),
+        (["{run}", "--out", "{run}"], "is not empty"),
+        (["{run}", "--out", "{run}/config.json"], "is not a folder"),
+    ],
+)
+def test_what_is_asked_for_in_vain_is_refused_before_any_work(
+    arguments: list[str],
+    message: str,
+    tiny_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("cnn_jax.assess.assess", None)
+    filled = [argument.format(run=tiny_run) for argument in arguments]
+    assert_refused(["evaluate", *filled], message, capsys)
+
+
+def test_a_committee_is_of_the_same_examples(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    programs.train_tiny(tmp_path / "run", "--eval-split", "train[:50]")
+    capsys.readouterr()
+    both = [str(tiny_run), str(tmp_path / "run"), "--committee"]
+    assert_refused(["evaluate", *both], "differ in split: test and train[:50]", capsys)
+    assert [line["count"] for line in lines_of(capsys, *both, "--split", "test")] == [360] * 3

@@ -11,14 +11,14 @@ ROOT = Path(__file__).parents[1]
 # A module imports from the rows above its own, never from its own.
 ROWS: list[set[str]] = [
     {"errors", "receipt"},
-    {"models", "data", "losses", "metrics", "optim", "parallel", "checkpoint", "record", "runs"}
-    | {"interrupt", "figures"},
+    {"models", "data", "losses", "metrics", "scores", "optim", "parallel", "checkpoint", "record"}
+    | {"runs", "interrupt", "figures"},
     {"experiment", "ladder"},
     {"step", "feed"},
     {"several"},
     {"evaluate"},
-    {"train"},
-    {"preflight", "reproduce", "verify_resume", "summary", "shift"},
+    {"train", "predict"},
+    {"preflight", "reproduce", "verify_resume", "summary", "shift", "assess"},
     {"cli"},
     {"commands"},
     {"__main__"},
@@ -33,6 +33,7 @@ FENCES = {  # which modules may import a package
     "h5py": {"data"},
     "orbax": {"checkpoint"},
     "matplotlib": {"figures"},
+    "scipy": {"scores"},
 }
 FILES = [*sorted((ROOT / "cnn_jax").rglob("*.py")), *sorted((ROOT / "experiments").glob("*.py"))]
 

@@ -1,30 +1,105 @@
-"""`evaluate`: how good a run's parameters are."""
+"""`evaluate`: how good runs' parameters are, alone and as a committee."""
 
-from typing import Literal
+import json as json_module
+from pathlib import Path
+from typing import Annotated, Literal
 
-from cnn_jax.commands.arguments import DataDir, Run, show
-from cnn_jax.evaluate import evaluate_run
+import tyro
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cnn_jax import assess
+from cnn_jax.assess import Assessment
+from cnn_jax.commands.arguments import DataDir
+from cnn_jax.errors import UserError
+from cnn_jax.evaluate import open_run
 from cnn_jax.feed import Kind
+from cnn_jax.predict import views_of
+from cnn_jax.scores import Estimate
 
 
 def evaluate(
-    run: Run,
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN...")],
     split: str | None = None,
     step: int | Literal["best"] | None = None,
     data_dir: DataDir = None,
     batch_size: int = 250,
     feed: Kind = "auto",
+    views: int = 1,
+    committee: bool = False,
     json: bool = False,
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
 ) -> None:
-    """Rebuild a run from its folder and evaluate a checkpoint: loss, top-1, top-5 and the count.
+    """Rebuild runs from their folders and evaluate a checkpoint of each: one row per run.
+
+    Errors, the first above its 95 % interval, log-loss (nats) and calibration error. --json and
+    --out have the interval of every figure.
 
     Args:
-        run: Run folder.
-        split: Split of the run's dataset. Default: the one evaluated while training.
+        runs: Run folders.
+        split: Split of the runs' dataset. Default: the one evaluated while training.
         step: Which checkpoint: a step, or best. Default: the last.
-        data_dir: Where prepared datasets lie. Default: where the run had them.
+        data_dir: Where prepared datasets lie. Default: where the runs had them.
         batch_size: Examples per batch; changes speed and memory, not the result.
         feed: Hold the split on the device, or stream it from disk.
-        json: Print JSON instead of a table.
+        views: Average the probabilities of so many crops: 2 (centre and mirror image), 5 (corners
+            and centre), 10 (those and their mirror images, as AlexNet was tested), or a mirrored
+            grid of 8, 18, 32, ... Default: the image as it was evaluated while training.
+        committee: Add a row for the mean of all runs' probabilities.
+        json: Print JSON instead of a table, one object on one line per row.
+        out: New folder for evaluation.json and .csv and, per run, tables of classes and confusions
+            and pictures of confusions, calibration and the worst errors.
     """
-    show(evaluate_run(run, split, step, data_dir, batch_size, feed), json)
+    if not runs:
+        raise UserError("evaluate which run? give one run folder or several")
+    if batch_size < 1:
+        raise UserError(f"--batch-size must be at least 1, got {batch_size}")
+    if out is not None:
+        assess.check_folder(out)
+    networks = [open_run(folder, step, data_dir) for folder in runs]
+    for trained in networks:
+        views_of(trained, views)
+    if committee:
+        assess.check_committee(networks, split)
+    found = [assess.assess(trained, split, views, batch_size, feed) for trained in networks]
+    if committee:
+        found.append(assess.committee(found))
+    if out is not None:
+        assess.write(out, found)
+    if json:
+        for one in found:
+            print(json_module.dumps(assess.row(one)))
+    else:
+        _show(found)
+
+
+def _show(assessments: list[Assessment]) -> None:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("run", overflow="fold")
+    table.add_column("step", justify="right", no_wrap=True)
+    table.add_column("split", no_wrap=True)
+    for title in ("count", "top-1 error", "top-5\nerror", "log-loss", "calibration\nerror"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for found in assessments:
+        scores = found.scores
+        table.add_row(
+            escape(Path(found.run).resolve().name),
+            "" if found.step is None else str(found.step),
+            found.split,
+            f"{scores.count:,}",
+            f"{_percent(scores.top1_error)}\n{_ends(scores.top1_error)}",
+            _percent(scores.top5_error),
+            f"{scores.log_loss.value:.4f}",
+            _percent(scores.calibration_error),
+        )
+    Console(highlight=False).print(table)
+
+
+def _percent(figure: Estimate) -> str:
+    return f"{100 * figure.value:.2f} %"
+
+
+def _ends(figure: Estimate) -> str:
+    return f"{100 * figure.low:.2f}-{100 * figure.high:.2f}"

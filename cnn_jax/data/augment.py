@@ -8,6 +8,7 @@ all keep the dtype. `ByLabel` wraps one that depends on the label.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -46,16 +47,51 @@ def resize(height: int, width: int | None = None) -> Transform:
     return transform
 
 
-def centre_crop(size: int) -> Transform:
+@dataclass(frozen=True)  # no NamedTuple: JAX holds functions weakly, which a tuple cannot be
+class CentreCrop:
+    """The transform that `centre_crop` returns. It has a type so that `View`s can replace it."""
+
+    size: int
+
+    def __call__(self, key: jax.Array | None, image: jax.Array) -> jax.Array:
+        height, width, _ = _check_crop(self.size, image.shape)
+        top, left = (height - self.size) // 2, (width - self.size) // 2
+        return image[top : top + self.size, left : left + self.size]
+
+
+def centre_crop(size: int) -> CentreCrop:
     """The central [size, size, C]; nearer to the top left by half a pixel if it has to be.
+
+    The transform raises UserError for an image smaller than `size`.
+    """
+    return CentreCrop(size)
+
+
+class View(NamedTuple):
+    """Another place to crop than the centre, for testing on several: integers, or int32 arrays [].
+
+    `row` and `column` are counted in the `parts` of the way that the crop can be moved, down and to
+    the right: (1, 1) of 2 is `centre_crop`'s place, (0, 0) the top left corner.
+    """
+
+    row: int | jax.Array
+    column: int | jax.Array
+    parts: int | jax.Array
+    mirrored: int | jax.Array  # 1 exchanges left and right of what was cropped
+
+
+def crop_at(size: int, view: View) -> Transform:
+    """The [size, size, C] of a view; what the view is need not be known to the compiler.
 
     The transform raises UserError for an image smaller than `size`.
     """
 
     def transform(key: jax.Array | None, image: jax.Array) -> jax.Array:
-        height, width, _ = _check_crop(size, image.shape)
-        top, left = (height - size) // 2, (width - size) // 2
-        return image[top : top + size, left : left + size]
+        height, width, channels = _check_crop(size, image.shape)
+        top = (height - size) * view.row // view.parts
+        left = (width - size) * view.column // view.parts
+        crop = jax.lax.dynamic_slice(image, (top, left, 0), (size, size, channels))
+        return jnp.where(view.mirrored, crop[:, ::-1], crop)
 
     return transform
 

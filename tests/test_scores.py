@@ -163,3 +163,12 @@ def test_a_row_that_is_no_number_is_wrong_and_seen() -> None:
     assert np.isnan(found.calibration_error.value)
     assert scores.confusion(log_p, labels).sum() == scores.calibration(log_p, labels).count.sum()
     assert scores.confusion(log_p, labels).sum() == 399
+
+
+def test_noise_in_the_calibration_error_is_not_taken_for_error() -> None:
+    """Labels drawn by the very probabilities: what is found is noise, and resamples hold more."""
+    log_p, _ = random_predictions(2000)
+    draws = np.random.default_rng(2).random((2000, 1))
+    labels = (np.exp(log_p).cumsum(-1) < draws).sum(-1).clip(0, 6)
+    found = scores.score(log_p, labels).calibration_error
+    assert found.value > 0.005 and found.low < found.value / 3

@@ -13,7 +13,7 @@ from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.errors import UserError
 from cnn_jax.experiment import Experiment, over_members
 from cnn_jax.feed import Feed, Kind, evaluation_blocks, fetch, open_feed
-from cnn_jax.several import load_experiment
+from cnn_jax.several import folder_name, load_experiment
 from cnn_jax.step import eval_step, init_state, mean_metrics
 
 Evaluator = Callable[[Any, Any, Feed], dict[str, Any]]
@@ -91,6 +91,32 @@ def open_run(
         state = checkpoints.restore(step, like=jax.eval_shape(lambda: init_state(experiment)))
     params, model_state = parallel.replicate((state.params, state.model_state))
     return Trained(str(folder), step, experiment, params, model_state)
+
+
+def open_networks(
+    folder: Path, step: int | Literal["best"] | None = None, data_dir: Path | None = None
+) -> list[Trained]:
+    """The network of a run, or each of those that were trained there side by side, which are named
+    after what they have of their own: "RUN:seed-3". Arguments and errors: `open_run`'s.
+    """
+    trained = open_run(folder, step, data_dir)
+    members = trained.experiment.members
+    if members is None:
+        return [trained]
+    networks = []
+    for k in range(len(members.seeds)):
+        own = {name: values[k].item() for name, values in members.values.items()}
+        params, model_state = jax.tree.map(lambda x: x[k], (trained.params, trained.model_state))  # noqa: B023
+        networks.append(
+            Trained(
+                run=f"{folder}:{folder_name(own)}",
+                step=trained.step,
+                experiment=members.of(own),
+                params=params,
+                model_state=model_state,
+            )
+        )
+    return networks
 
 
 def evaluate_run(

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 Script = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="EXPERIMENT")]
-Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 Unknown = tyro.conf.Suppress[tuple[str, ...]]  # flags that are an experiment's own
 DataDir = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 

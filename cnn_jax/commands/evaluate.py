@@ -14,7 +14,7 @@ from cnn_jax import assess
 from cnn_jax.assess import Assessment
 from cnn_jax.commands.arguments import DataDir
 from cnn_jax.errors import UserError
-from cnn_jax.evaluate import open_run
+from cnn_jax.evaluate import open_networks
 from cnn_jax.feed import Kind
 from cnn_jax.predict import views_of
 from cnn_jax.scores import Estimate
@@ -34,7 +34,8 @@ def evaluate(
 ) -> None:
     """Rebuild runs from their folders and evaluate a checkpoint of each: one row per run.
 
-    Errors, the first above its 95 % interval, log-loss (nats) and calibration error. --json and
+    Networks that were trained side by side (--seeds) have a row each: errors, the first above its
+    95 % interval, log-loss (nats) and calibration error. --json and
     --out have the interval of every figure.
 
     Args:
@@ -58,7 +59,7 @@ def evaluate(
         raise UserError(f"--batch-size must be at least 1, got {batch_size}")
     if out is not None:
         assess.check_folder(out)
-    networks = [open_run(folder, step, data_dir) for folder in runs]
+    networks = [network for folder in runs for network in open_networks(folder, step, data_dir)]
     for trained in networks:
         views_of(trained, views)
     if committee:

@@ -17,7 +17,7 @@ from cnn_jax.commands.arguments import DataDir
 from cnn_jax.data.corrupt import SEVERITIES
 from cnn_jax.data.corrupt import corruption as corruption_named
 from cnn_jax.errors import UserError
-from cnn_jax.evaluate import open_run
+from cnn_jax.evaluate import open_networks
 from cnn_jax.figures import save
 from cnn_jax.figures import shift as figures
 from cnn_jax.shift import (
@@ -53,7 +53,8 @@ def shift(
 
     Args:
         runs: Run folders.
-        max_shift: Pixels of the image as stored, down, up, right and left.
+        max_shift: Pixels of the image as stored, down, up, right and left. Not for corruptions, nor
+            are stride and padding.
         stride: 2 takes every second shift along each axis, a quarter of the work.
         padding: What moves in from outside: black (zeros) or the nearest pixel (edge).
         corruption: Instead of shifts: rotation, scaling, noise, blur, contrast, or all, each in
@@ -71,7 +72,9 @@ def shift(
     shift_offsets(max_shift, stride)
     _check_free(out)
     opened = {
-        name: open_run(folder, step, data_dir) for name, folder in zip(labels, runs, strict=True)
+        name + network.run.removeprefix(str(folder)): network
+        for name, folder in zip(labels, runs, strict=True)
+        for network in open_networks(folder, step, data_dir)
     }
     for trained in opened.values():
         trained.experiment.dataset.num_examples(split or trained.experiment.eval_split)

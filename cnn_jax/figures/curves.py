@@ -4,19 +4,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from cnn_jax.figures.page import COLOURS, INCHES, page, styled
+from cnn_jax.figures.page import COLOURS, INCHES, STYLE, page
 
 Curves = Mapping[str, Mapping[str, np.ndarray]]  # {split: {"step": [n], metric: [n, M]}}
 
-STYLES: dict[Any, str] = {"-": "held out", "--": "training"}
+DASHES: dict[Any, str] = {"-": "held out", "--": "training"}
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 
 
-@styled
+@rc_context(STYLE)
 def learning_curves(
     runs: Mapping[str, Curves], metric: str = "accuracy", epochs: Mapping[str, float] | None = None
 ) -> Figure:
@@ -29,7 +30,7 @@ def learning_curves(
         runs: name to curves. A run without the metric shows its loss alone.
         epochs: of each run, the steps in one; None draws over steps.
     """
-    height = 2.2 + 0.16 * -(-(len(runs) + len(STYLES)) // 4)
+    height = 2.2 + 0.16 * -(-(len(runs) + len(DASHES)) // 4)
     figure, axes = page(1, 2, width=INCHES["page"], height=height)
     colours = [COLOURS[k % len(COLOURS)] for k in range(len(runs))]
     for panel, name in zip(axes[0], ("loss", metric), strict=True):
@@ -42,12 +43,12 @@ def learning_curves(
     axes[0, 0].set_yscale("log")
     _spread_out(axes[0, 1])
     names = [Line2D([], [], color=c, label=run) for c, run in zip(colours, runs, strict=True)]
-    styles = [Line2D([], [], color="0.3", linestyle=s, label=text) for s, text in STYLES.items()]
+    styles = [Line2D([], [], color="0.3", linestyle=s, label=text) for s, text in DASHES.items()]
     figure.legend(handles=[*names, *styles], loc="outside upper center", ncols=4)
     return figure
 
 
-@styled
+@rc_context(STYLE)
 def sweep_effect(field: str, rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> Figure:
     """The metrics over the values of `field`, mean and 95 % interval over seeds.
 

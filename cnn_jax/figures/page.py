@@ -1,16 +1,11 @@
 """What all pictures share: sizes, colours, type."""
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 INCHES = {"column": 3.5, "page": 7.2}  # widths in print; all type is legible at these
 
@@ -32,18 +27,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def styled(draw: Callable[P, T]) -> Callable[P, T]:
-    """A function that draws, in this package's style; what it finds set it leaves as it was."""
-
-    @functools.wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> T:
-        with rc_context(STYLE):
-            return draw(*args, **kwargs)
-
-    return drawn
-
-
-@styled
+@rc_context(STYLE)
 def page(rows: int = 1, columns: int = 1, *, width: float, height: float, **kwargs: Any) -> Any:
     """An empty figure and its axes [rows, columns], `width` and `height` in inches.
 
@@ -55,7 +39,7 @@ def page(rows: int = 1, columns: int = 1, *, width: float, height: float, **kwar
     return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
 
 
-@styled
+@rc_context(STYLE)
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as its suffix says (.png, .svg, .pdf), PNG at 200 dots per inch.
 

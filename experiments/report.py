@@ -64,8 +64,8 @@ def program(config_class: type[Any], run: Callable[[Any], dict[str, Any]]) -> No
     """The command line of a script that makes its record itself, being no gradient descent.
 
     Args:
-        config_class: with a field `out`, and `data_dir` if it needs data: paths that a record
-            leaves out.
+        config_class: with a field `out`, and `data_dir` if it needs data; paths are left out of
+            the record.
         run: takes the config, returns what the record holds besides config and environment.
     """
     script = sys.modules[config_class.__module__]
@@ -76,7 +76,7 @@ def program(config_class: type[Any], run: Callable[[Any], dict[str, Any]]) -> No
             raise UserError(f"{config.out} is there already: choose another --out, or remove it")
         result = run(config)
         print(json.dumps(result))
-        places = [f.name for f in dataclasses.fields(config) if f.name in ("out", "data_dir")]
+        places = [name for name, value in vars(config).items() if isinstance(value, Path)]
         settings = runs.to_json(dataclasses.replace(config, **dict.fromkeys(places)))
         record = {"experiment": Path(script.__file__ or "").stem, "config": settings}
         if config.out is not None:

@@ -35,6 +35,7 @@ TABLE = {
     "lenet5_mnist": Row((28, 28, 1), {"batch_size": 4}),
     "lenet5_fashion_mnist": Row((28, 28, 1), {"batch_size": 4}),
     "mlp_mnist": Row((28, 28, 1), {"batch_size": 4, "hidden_units": 8}),
+    "alexnet_mnist": Row((28, 28, 1), {"batch_size": 2}),
     "alexnet_imagenette": Row((68, 68, 3), {"batch_size": 2, "image_size": 64}),
     "lenet1989_usps": Row((16, 16, 1), {"batch_size": 4}),
     "lenet5_1998_mnist": Row((28, 28, 1), {"batch_size": 4}),
@@ -55,6 +56,7 @@ OTHERS = {
     "__init__",
     "report",
     "checkpointing",
+    "shift",
     "neocognitron",
     "neocognitron_mnist",
 }  # not gradient descent

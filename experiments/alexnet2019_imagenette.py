@@ -1,8 +1,10 @@
 """AlexNet (2019, downsampled by blurring) on Imagenette: the recipe of `alexnet2014_imagenette`.
 
-    python -m experiments.alexnet2019_imagenette
+    python -m experiments.alexnet2019_imagenette --width 0.25 --image-size 96 --epochs 30 \\
+        --batch-size 32
 
-untrained.
+38.56 % of the validation images wrong, one seed, in 40 minutes on a busy CPU core: five points more
+than without the blur, which on ImageNet costs nothing (43.4 against 43.5 %) at 224 pixels.
 """
 
 import dataclasses

@@ -79,6 +79,20 @@ def test_members_are_evaluated_from_their_checkpoint(three_seeds: Path) -> None:
     assert found["count"] == 360 and len(found["members"]["loss"]) == 3
 
 
+def test_each_member_is_a_network(three_seeds: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    each = json.loads((three_seeds / "summary.json").read_text())["each"]
+    program.main(["evaluate", str(three_seeds), "--committee", "--json"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["run"] for row in rows[:3]] == [f"{three_seeds}:seed-{k}" for k in (1, 2, 3)]
+    assert [row["accuracy"] for row in rows[:3]] == [row["accuracy"] for row in each]
+    assert rows[3]["run"] == "committee of 3"
+    program.main(["shift", str(three_seeds), "--max-shift", "0", "--json"])
+    (line,) = capsys.readouterr().out.splitlines()
+    assert [run["accuracy"] for run in json.loads(line)["runs"]] == [
+        [[row["accuracy"]]] for row in each
+    ]
+
+
 def test_members_are_reproduced(three_seeds: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program.main(["reproduce", str(three_seeds)])
     assert capsys.readouterr().out.endswith("match\n")

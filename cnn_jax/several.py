@@ -88,7 +88,9 @@ def stack(
     if any(choose(first.dataset, split, feed) == "stream" for split in splits):
         return None
     values = {name: [variant[name] for variant in variants] for name in variants[0]}
-    if first.before_epoch or any(isinstance(x, str) for row in values.values() for x in row):
+    listed = [value for row in values.values() for value in row]
+    # Names cannot be stacked, and JAX would take larger whole numbers for others.
+    if first.before_epoch or any(isinstance(x, str) or abs(x) >= 2**31 for x in listed):
         return None
 
     def of(values: Mapping[str, Any]) -> Experiment:
@@ -96,7 +98,7 @@ def stack(
 
     members = Members(
         of,
-        {name: np.asarray(row, _narrow(row)) for name, row in values.items()},
+        {name: np.asarray(row) for name, row in values.items()},
         tuple(experiment.seed for experiment in experiments),
     )
     stacked = dataclasses.replace(first, members=members)
@@ -167,7 +169,3 @@ def _outline(experiment: Experiment) -> tuple[Any, ...]:
         len(experiment.train_transforms),
         len(experiment.eval_transforms),
     )
-
-
-def _narrow(values: Sequence[Any]) -> Any:
-    return np.int32 if isinstance(values[0], int) else np.float32

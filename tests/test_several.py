@@ -13,7 +13,7 @@ from scipy import stats
 
 from cnn_jax import __main__ as program
 from cnn_jax import several
-from cnn_jax.evaluate import evaluate_run
+from cnn_jax.evaluate import evaluate_run, open_networks
 from cnn_jax.record import read_curves, read_lines
 from cnn_jax.summary import summarise
 
@@ -103,6 +103,8 @@ def test_a_sweep_of_a_rate_is_stacked_with_every_seed(tmp_path: Path) -> None:
     programs.train_tiny(run, "--seeds", 2, "--sweep", "learning-rate=0.1,0.03")
     state = programs.saved_state(run)
     assert state[".step"].tolist() == [12] * 4
+    names = [network.run.removeprefix(f"{run}:") for network in open_networks(run)]
+    assert names[2] == "learning_rate-0.03,seed-0"
     summary = json.loads((run / "summary.json").read_text())
     own = [(row["learning_rate"], row["seed"]) for row in summary["each"]]
     assert own == [(0.1, 0), (0.1, 1), (0.03, 0), (0.03, 1)]
@@ -137,6 +139,8 @@ def test_large_networks_are_not_stacked(monkeypatch: pytest.MonkeyPatch) -> None
         return several.stack(tiny.build, tiny.Config(), variants, None, "auto")
 
     assert stacked() is not None
+    far = several.Several(seeds=2).variants(tiny.Config(seed=2**31 - 1))
+    assert several.stack(tiny.build, tiny.Config(), far, None, "auto") is None
     monkeypatch.setattr(several, "SMALL", 100)
     assert stacked() is None
 

@@ -6,7 +6,7 @@
 RESULT: no record yet.
 
 No clock runs while compiling. Test images decide when the clock is read, and nothing else: the
-recipe is chosen with `--train-split 'train[:50000]' --eval-split 'train[50000:]'`.
+recipe is yet to be chosen, with `--train-split 'train[:50000]' --eval-split 'train[50000:]'`.
 """
 
 import dataclasses

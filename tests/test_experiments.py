@@ -56,10 +56,12 @@ OTHERS = {
     "__init__",
     "report",
     "checkpointing",
+    "many_seeds",
+    "time_to_99",
     "shift",
     "neocognitron",
     "neocognitron_mnist",
-}  # not gradient descent
+}  # not one gradient descent
 
 
 def noise(config: Any, image_shape: tuple[int, int, int]) -> Dataset:

@@ -95,14 +95,14 @@ def test_the_fault_table_is_that_of_the_record():
     assert len(trials) == len(record["damages"])
 
 
-UNTRAINED = {
-    "alexnet_imagenet",
-    "alexnet_mnist",
-}  # whose docstrings say so, or where the figures are
+TIMED = {"many_seeds", "time_to_99"}  # claim seconds, which have a test below
+# Their docstrings say so; alexnet_mnist's figures are in the record of `experiments.shift`.
+UNTRAINED = {"alexnet_imagenet", "alexnet_mnist"}
 
 
 @pytest.mark.parametrize(
-    "script", sorted(p.stem for p in (ROOT / "experiments").glob("*_*.py") if p.stem[0] != "_")
+    "script",
+    sorted({p.stem for p in (ROOT / "experiments").glob("*_*.py") if p.stem[0] != "_"} - TIMED),
 )
 def test_the_claim_of_a_script_is_that_of_its_record(script: str):
     """As accuracy or as error, whichever the published figure is; of every record that it made."""
@@ -128,6 +128,48 @@ def test_the_neocognitron_claims_what_its_record_says():
     for form in record["runs"][0]["deformed"]:
         mean = np.mean([run["deformed"][form]["strongest"] for run in record["runs"]])
         assert f"{100 * mean:.1f} %" in text
+
+
+def test_many_seeds_claims_what_its_record_says():
+    record = ladder.load("many_seeds")
+    text = " ".join((importlib.import_module("experiments.many_seeds").__doc__ or "").split())
+    if record is None:
+        assert "no record yet" in text
+        return
+    separate, seconds = record["trained_separately"], record["seconds_together"]
+    assert len(record["accuracy"]["together"]) == record["config"]["seeds"] == 16
+    assert len(record["seconds_separate"]) == len(record["accuracy"]["separate"]) == separate
+    claims = [f"{seconds:.0f} s together", f"{record['largest_difference'] * 360:.0f} of 360"]
+    if separate == 16:
+        apart = sum(record["seconds_separate"])
+        assert abs(record["ratio"] - apart / seconds) < 1e-6
+        claims += [f"{apart:.0f} s one at a time", f"{record['ratio']:.1f} times"]
+    else:
+        per_run = record["seconds_per_run"]
+        claims += [f"{per_run[how]:.1f} s per run" for how in ("together", "separate")]
+        claims += [f"{separate} of them"]
+    claims += [ladder.percent(record["accuracy"][how]) for how in ("together", "separate")]
+    assert all(claim in text for claim in claims), claims
+
+
+def test_time_to_99_claims_what_its_record_says():
+    record = ladder.load("time_to_99")
+    text = " ".join((importlib.import_module("experiments.time_to_99").__doc__ or "").split())
+    if record is None:
+        assert "no record yet" in text
+        return
+    runs, target = record["runs"], record["config"]["target"]
+    met = [run["reached"] for run in runs if run["reached"] is not None]
+    assert target == 0.99 and len(runs) == record["config"]["seeds"] >= 8
+    assert all(row["accuracy"] >= target for row in met)
+    assert record["config"]["train_split"] == "train" and record["config"]["eval_split"] == "test"
+    claims = [f"{len(met)} of {len(runs)} seeds"]
+    for name, unit in (("seconds", "s"), ("epochs", "epochs")):
+        values = [row[name] for row in met]
+        claims += [f"{np.median(values):.1f} {unit}", f"{min(values):.1f} to {max(values):.1f}"]
+    claims += [f"{np.median([row['seconds_with_evaluations'] for row in met]):.1f} s with"]
+    claims += [ladder.percent([run["accuracy"] for run in runs])]
+    assert all(claim in text for claim in claims), claims
 
 
 def test_collect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,0 +1,104 @@
+"""The scripts that time trainings: what their records hold is of the trainings asked for."""
+
+import contextlib
+import io
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cnn_jax import cli
+from cnn_jax.data import array_dataset
+from cnn_jax.errors import UserError
+from cnn_jax.train import Options, train
+from experiments import lenet5_digits, lenet5_mnist, many_seeds, time_to_99
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def train_here(command: Sequence[str], *, cwd: Path, env: dict[str, str], **options: Any) -> None:
+    """In place of `subprocess.run`: the same training in this process."""
+    assert command[:3] == [sys.executable, "-m", "experiments.lenet5_digits"]
+    assert (cwd / "experiments" / "lenet5_digits.py").exists()
+    assert "JAX_COMPILATION_CACHE_DIR" not in env and "PATH" in env
+    assert options == {"stdout": subprocess.DEVNULL, "check": True}
+    with contextlib.redirect_stdout(io.StringIO()):
+        cli.main(lenet5_digits.Config, lenet5_digits.build, arguments=command[3:])
+
+
+@pytest.mark.parametrize("separate", (3, 1))
+def test_many_seeds(separate: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The members are the runs alone; a ratio of all is said of all only."""
+    here = SimpleNamespace(run=train_here, DEVNULL=subprocess.DEVNULL)
+    monkeypatch.setattr(many_seeds, "subprocess", here)
+    record = many_seeds.run(many_seeds.Config(seeds=3, separate=separate, epochs=0.2))
+    together, alone = (record["accuracy"][how] for how in ("together", "separate"))
+    seconds = record["seconds_separate"]
+    assert len(together) == 3 and len(set(together)) > 1
+    assert record["trained_separately"] == len(alone) == len(seconds) == separate
+    # Float32 rounding may turn an image or two of 360.
+    np.testing.assert_allclose(together[:separate], alone, atol=2.5 / 360)
+    differences = np.abs(np.subtract(together[:separate], alone))
+    assert record["largest_difference"] == differences.max()
+    means = record["means"]
+    np.testing.assert_allclose(means["together"]["mean"], np.mean(together))
+    np.testing.assert_allclose(means["together"]["std"], np.std(together, ddof=1))
+    per_run = record["seconds_per_run"]
+    np.testing.assert_allclose(per_run["together"], record["seconds_together"] / 3)
+    np.testing.assert_allclose(per_run["separate"], np.mean(seconds))
+    if separate == 3:
+        np.testing.assert_allclose(record["ratio"], sum(seconds) / record["seconds_together"])
+    else:
+        assert record["ratio"] is None and means["separate"]["std"] is None
+
+
+@pytest.mark.parametrize("changes", ({"seeds": 1}, {"separate": 0}, {"separate": 17}))
+def test_many_seeds_refuses(changes: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="--separate"):
+        many_seeds.run(many_seeds.Config(**changes))
+
+
+def time_noise(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> dict[str, Any]:
+    """The record of two seeds on 40 images of noise, in 12 steps of 8."""
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 256, (40, 28, 28, 1)).astype(np.uint8), np.arange(40) % 10
+    splits = {"train": (images, labels), "test": (images[:13], labels[:13])}
+    data = array_dataset("mnist", splits, "abcdefghij")
+    monkeypatch.setattr(lenet5_mnist, "load_dataset", lambda *_: data)
+    small: dict[str, Any] = {"seeds": 2, "batch_size": 8, "epochs": 2.4, "eval_every": 5}
+    return time_to_99.run(time_to_99.Config(**small | changes))
+
+
+def test_time_to_99(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A seed stops at the first evaluation that meets the target."""
+    record = time_noise(monkeypatch, target=0.0, seed=3)
+    assert record["reached"] == 2 and [run["seed"] for run in record["runs"]] == [3, 4]
+    for run in record["runs"]:
+        met = run["reached"]
+        assert (met["step"], met["epochs"]) == (5, 1.0) and met["accuracy"] == run["accuracy"]
+        assert 0 < met["seconds"] < met["seconds_with_evaluations"]
+    seconds = [run["reached"]["seconds"] for run in record["runs"]]
+    summary = {"median": np.median(seconds), "mean": np.mean(seconds)}
+    summary |= {"min": min(seconds), "max": max(seconds)}
+    assert record["means"]["seconds"] == pytest.approx(summary)
+    assert record["means"]["step"] == {"median": 5, "mean": 5, "min": 5, "max": 5}
+
+
+def test_a_seed_that_never_gets_there_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And it was trained as the loop trains it."""
+    record = time_noise(monkeypatch, target=1.1, seeds=1, seed=4)
+    assert record["reached"] == 0 and record["means"] == {}
+    (run,) = record["runs"]
+    assert run["reached"] is None
+    shift = time_to_99.Config.max_shift
+    recipe = lenet5_mnist.Config(seed=4, batch_size=8, epochs=2.4, max_shift=shift)
+    options = Options(steps_per_dispatch=5, eval_every=5, eval_batch_size=13)
+    result = train(lenet5_mnist.build(recipe), tmp_path, options)
+    assert run["accuracy"] == result["accuracy"]

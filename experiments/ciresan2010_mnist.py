@@ -4,7 +4,8 @@ python -m cnn_jax data prepare mnist
 python -m experiments.ciresan2010_mnist --net 1
 
 Test error in 2010: nets 1 to 5 0.49, 0.46, 0.41, 0.35 and 0.44 %, after 800 epochs. Ours: net 1
-0.78 %, in about an hour on one busy CPU core.
+0.64 %, in about an hour on one busy CPU core. Batch and rate are the best of three pairs after
+equally long on train[:50000], tested on the rest.
 """
 
 from dataclasses import dataclass
@@ -29,10 +30,10 @@ class Config:
     dataset: str = "mnist"
     train_split: str = "train"
     eval_split: str = "test"
-    epochs: int = 70  # about 800 in the paper
-    batch_size: int = 12  # 1 in the paper
-    learning_rate: float = 0.03  # plain gradient descent, a constant factor lower in each epoch
-    final_learning_rate: float = 0.0003
+    epochs: int = 130  # about 800 in the paper
+    batch_size: int = 32  # 1 in the paper
+    learning_rate: float = 0.05  # plain gradient descent, a constant factor lower in each epoch
+    final_learning_rate: float = 0.0005
     scale: float = 0.175
     angle: float = 15.0  # degrees of rotation and shear; half as many for digits 1 and 7
     sigma: float = 5.5  # pixels

@@ -93,7 +93,7 @@ def reliability_diagram(
     left = 100 * np.arange(len(count)) / len(count)
     below.bar(left, count, width=100 / len(count), align="edge", color=COLOURS[0], edgecolor="w")
     below.set(xlabel="probability of the predicted class (%)", ylabel="examples", yscale="log")
-    below.set_ylim(0.8, 2 * max(count.max(), 5))
+    below.set_ylim(0.5, 2 * max(count.max(), 5))  # a single example shows
     return figure
 
 

@@ -123,7 +123,7 @@ def test_colours_have_a_row_each() -> None:
 def test_numbers_are_written_only_where_they_can_be_read() -> None:
     few, many = (figures.pixel_values(np.zeros((n, n, 1)), "x").axes[0] for n in (28, 60))
     assert len(few.texts) == 28 * 28 and not many.texts
-    assert min(text.get_fontsize() for text in few.texts) >= 4.5
+    assert min(float(text.get_fontsize()) for text in few.texts) >= 4.5
 
 
 def test_the_program_writes_what_it_computed(

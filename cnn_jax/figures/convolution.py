@@ -89,7 +89,8 @@ class Steps:
         self.figure, _ = page(width=INCHES["page"], height=total)
         self.figure.clear()
         # Subfigures, because a layout with panels of several widths does not keep labels inside.
-        above, *rows, below = self.figure.subfigures(2 + channels, 1, height_ratios=ratios)
+        parts: Any = self.figure.subfigures(2 + channels, 1, height_ratios=ratios)
+        above, *rows, below = parts
 
         ax, map_ax = above.subplots(1, 2)
         ax.set_title("image")

@@ -120,6 +120,16 @@ def test_colours_have_a_row_each() -> None:
         np.testing.assert_array_equal(shown[f"{colour} kernel"], found.kernel[..., channel])
 
 
+def test_what_is_spelled_out_stays_on_the_page() -> None:
+    found = convolve(COLOURED, KERNELS["blur"])
+    lines = "\n".join(["all of this"] * 4)
+    parts = (found.image, found.kernel, found.feature_map, "k")
+    figure: Any = figures.one_place(*parts, (0, 0), lines)
+    figure.canvas.draw()
+    (words,) = [text for part in figure.subfigs for text in part.texts]
+    assert words.get_text() == lines and words.get_window_extent().y0 > 0
+
+
 def test_numbers_are_written_only_where_they_can_be_read() -> None:
     few, many = (figures.pixel_values(np.zeros((n, n, 1)), "x").axes[0] for n in (28, 60))
     assert len(few.texts) == 28 * 28 and not many.texts

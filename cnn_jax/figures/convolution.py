@@ -82,7 +82,7 @@ class Steps:
         height, width = kernel.shape[:2]
         lower = 1.35 * min(max(height / width, 0.5), 1.5)
         tall = min(max(image.shape[0] / image.shape[1], 0.4), 1.4)
-        upper, words = 3.0 * tall + 0.35, 0.62
+        upper, words = 3.0 * tall + 0.35, 0.35 + 0.19 * channels  # a line for each
         total = upper + channels * (lower + 0.25) + words
         ratios = [upper, *[lower + 0.25] * channels, words]
         self.figure: Figure
@@ -96,7 +96,12 @@ class Steps:
         ax.set_title("image")
         shown = image[..., 0] if channels == 1 else image
         Grid(ax, shown, 2.8, None)
-        edge = {"fill": False, "edgecolor": WINDOW, "linewidth": 2.2, "clip_on": False}
+        edge = {
+            "fill": False,
+            "edgecolor": WINDOW,
+            "linewidth": 2.2 if image.shape[1] < 60 else 1.2,
+            "clip_on": False,
+        }
         self.window = ax.add_patch(Rectangle((0, 0), width, height, **edge))
         map_ax.set_title(f"feature map of the kernel {name}")
         self.map = Grid(map_ax, feature_map, 2.6, limit(feature_map))

@@ -5,6 +5,8 @@ python -m cnn_jax preflight experiments.lenet5_mnist --batch-size 256
 python -m cnn_jax evaluate runs/lenet5_digits-1a2b3c4d
 python -m cnn_jax reproduce runs/lenet5_digits-1a2b3c4d
 python -m cnn_jax shift runs/lenet5_digits-1a2b3c4d --max-shift 4 --out pictures
+python -m cnn_jax convolve digits:test:3 --kernel top-edge --out edges
+python -m cnn_jax maps runs/lenet5_digits-1a2b3c4d --index 3 --out maps
 """
 
 import functools
@@ -15,8 +17,11 @@ import tyro
 
 from cnn_jax.cli import exit_on_user_error, usage_errors_in_one_line
 from cnn_jax.commands import data
+from cnn_jax.commands.convolve import convolve
 from cnn_jax.commands.evaluate import evaluate
+from cnn_jax.commands.kernels import kernels
 from cnn_jax.commands.ladder import ladder
+from cnn_jax.commands.maps import maps
 from cnn_jax.commands.plot import plot
 from cnn_jax.commands.preflight import preflight
 from cnn_jax.commands.reproduce import reproduce, verify_resume
@@ -61,6 +66,9 @@ COMMANDS = {
     "verify-resume": verify_resume,
     "plot": plot,
     "shift": shift,
+    "convolve": convolve,
+    "maps": maps,
+    "kernels": kernels,
     "data": data_command,
     "ladder": ladder,
 }

@@ -1,17 +1,62 @@
 """What several commands are told, and how they answer."""
 
 import json as json_module
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+from cnn_jax.assess import check_folder
+from cnn_jax.errors import UserError
+from cnn_jax.evaluate import Trained, open_networks
 
 Script = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="EXPERIMENT")]
 Unknown = tyro.conf.Suppress[tuple[str, ...]]  # flags that are an experiment's own
 DataDir = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
+Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+Out = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
+
+
+def check_out(folder: Path | None) -> None:
+    """Refuse a folder that holds something or cannot be made, before anything is computed.
+
+    Raises:
+        UserError: that is so.
+    """
+    if folder is None:
+        return
+    check_folder(folder)
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise UserError(f"--out {folder} cannot be made: {there} cannot be written to")
+
+
+def one_network(
+    folder: Path, member: int, step: int | Literal["best"] | None, data_dir: Path | None
+) -> Trained:
+    """The network of a run, or one of those that were trained there side by side.
+
+    Raises:
+        UserError: `open_run`'s, or there is no such member.
+    """
+    networks = open_networks(folder, step, data_dir)
+    if not 0 <= member < len(networks):
+        raise UserError(f"{folder} has the members 0 to {len(networks) - 1}, not {member}")
+    return networks[member]
+
+
+def layer_table(rows: Mapping[str, Sequence[str]], *columns: str) -> Table:
+    """A line per layer, its name first."""
+    table = Table("layer", *columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name, cells in rows.items():
+        table.add_row(escape(name), *cells)
+    return table
 
 
 def show(values: Mapping[str, Any], json: bool) -> None:

@@ -1,0 +1,99 @@
+"""`maps`: every feature map of a trained network, of one image."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+from cnn_jax.commands.arguments import DataDir, Out, Run, check_out, layer_table, one_network
+from cnn_jax.errors import UserError
+from cnn_jax.evaluate import Trained
+from cnn_jax.figures import maps as figures
+from cnn_jax.figures import save
+from cnn_jax.see.images import example, open_file
+from cnn_jax.see.network import chosen, look
+
+
+def maps(
+    run: Run,
+    image: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+    index: int | None = None,
+    layers: tuple[str, ...] = (),
+    member: int = 0,
+    split: str | None = None,
+    step: int | Literal["best"] | None = None,
+    data_dir: DataDir = None,
+    out: Out = None,
+) -> None:
+    """Show a network an image: what it says, and what each of its layers gives.
+
+    Layers give what they return: convolutions come before their activation. In the figures red is
+    positive, white zero, blue negative, on one scale for a layer.
+
+    Args:
+        run: A run folder.
+        image: An image file; it is scaled and cropped to the size of the run's dataset.
+        index: Place of an example in the split. Default: 0.
+        layers: Names of layers. Default: all.
+        member: Which of several networks trained side by side, from 0.
+        split: Split of the run's dataset. Default: the one evaluated while training.
+        step: Which checkpoint: a step, or best. Default: the last.
+        data_dir: Where prepared datasets lie. Default: where the run had them.
+        out: New or empty folder for a figure per layer, numbered in their order, as PNG.
+    """
+    if image is not None and (index is not None or split is not None):
+        raise UserError("give --image, or --index and --split, not both")
+    check_out(out)
+    trained = one_network(run, member, step, data_dir)
+    pixels, label = _image(trained, image, index or 0, split)
+    seen = look(trained, pixels)
+    shown = chosen(seen.layers, layers)
+
+    names = trained.experiment.dataset.class_names
+    likeliest = int(seen.logits.argmax())
+    verdict = f"{names[likeliest]} ({100 * seen.probabilities[likeliest]:.1f} %)"
+    truth = "" if label is None else f", labelled {names[label]}"
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        title = f"seen as {verdict}{truth}"
+        figure = figures.prediction(pixels, seen.probabilities, names, title)
+        save(figure, out / "00-prediction.png")
+        for number, (name, values) in enumerate(seen.layers.items(), start=1):
+            if name in shown:
+                file = f"{number:02d}-{name.replace('/', '-')}.png"
+                save(_figure(name, values, names), out / file)
+    rows = {
+        name: ("x".join(map(str, x.shape)), f"{x.min():.3g}", f"{x.max():.3g}")
+        for name, x in shown.items()
+    }
+    Console().print(layer_table(rows, "shape", "lowest", "highest"))
+    print(f"{trained.run}, step {trained.step}: {verdict}{truth}")
+
+
+def _image(
+    trained: Trained, file: Path | None, index: int, split: str | None
+) -> tuple[np.ndarray, int | None]:
+    experiment = trained.experiment
+    if file is None:
+        return example(experiment.dataset, split or experiment.eval_split, index)
+    height, width, channels = experiment.dataset.image_shape
+    if height == width:
+        return open_file(file, channels, size=height), None
+    pixels = open_file(file, channels)
+    if pixels.shape[:2] != (height, width):
+        raise UserError(
+            f"{file} has {pixels.shape[0]}x{pixels.shape[1]} pixels, "
+            f"images of {trained.run} {height}x{width}"
+        )
+    return pixels, None
+
+
+def _figure(name: str, values: np.ndarray, classes: tuple[str, ...]) -> Any:
+    if values.ndim == 3:
+        height, width, count = values.shape
+        title = f"{name}: {count} feature map{'s' * (count > 1)} of {height}x{width}"
+        return figures.tiles(values, title, "response")
+    flat = values.ravel()
+    return figures.units(flat, f"{name}: {len(flat)} units", classes)

@@ -1,0 +1,123 @@
+"""A kernel that slides over an image, by the layer that the networks are made of.
+
+At each place the patch under the kernel and the kernel are multiplied number by number, and the
+products are added up. The sums, arranged like the places, are the feature map: large where the
+patch looks like the kernel, negative where it looks like its opposite. (Strictly this is
+cross-correlation: a convolution would turn the kernel by half a turn first.)
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cnn_jax.errors import UserError
+from cnn_jax.models.layers import Conv
+
+_TOP = np.array([[-1, -1, -1], [1, 1, 1], [0, 0, 0]], np.float32)  # dark just above bright
+_CORNER = np.array([[-1, -1, -1], [-1, 2, 1], [-1, 1, 1]], np.float32)  # of something bright
+
+# All but the blur add up to zero, so that what is evenly bright gives nothing.
+KERNELS = {
+    "top-edge": _TOP,
+    "bottom-edge": _TOP[::-1],
+    "left-edge": _TOP.T,
+    "right-edge": _TOP.T[:, ::-1],
+    "corner-top-left": _CORNER,
+    "corner-top-right": _CORNER[:, ::-1],
+    "corner-bottom-left": _CORNER[::-1],
+    "corner-bottom-right": _CORNER[::-1, ::-1],
+    "blur": np.full((3, 3), 1 / 9, np.float32),
+}
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """An image, a kernel, and what the one makes of the other. Places are top left corners."""
+
+    image: np.ndarray  # float32 [H, W, C], 0 .. 1
+    kernel: np.ndarray  # float32 [h, w, C]
+    feature_map: np.ndarray  # float32 [H - h + 1, W - w + 1]
+
+    @property
+    def strongest(self) -> tuple[int, int]:
+        """Row and column of the largest response, the first of several."""
+        row, column = np.unravel_index(self.feature_map.argmax(), self.feature_map.shape)
+        return int(row), int(column)
+
+    def patch(self, row: int, column: int) -> np.ndarray:
+        """What lies under the kernel at a place, [h, w, C].
+
+        Raises:
+            UserError: the kernel would reach beyond the image.
+        """
+        rows, columns = self.feature_map.shape
+        if not (0 <= row < rows and 0 <= column < columns):
+            raise UserError(
+                f"the kernel has places in rows 0 to {rows - 1} and columns 0 to {columns - 1}, "
+                f"none at --at {row} {column}"
+            )
+        height, width = self.kernel.shape[:2]
+        return self.image[row : row + height, column : column + width]
+
+    def products(self, row: int, column: int) -> np.ndarray:
+        """Patch times kernel [h, w, C]; their sum is the feature map there. Errors: `patch`'s."""
+        return self.patch(row, column) * self.kernel
+
+
+def convolve(image: np.ndarray, kernel: np.ndarray) -> Convolution:
+    """Slide a kernel over an image by steps of one pixel, without padding.
+
+    Args:
+        image: uint8 [H, W, C]; 0 .. 255 becomes 0 .. 1.
+        kernel: [h, w, C], a grid per channel of the image, or [h, w], the same for all of them.
+
+    Raises:
+        UserError: the kernel is larger than the image, or made for another number of channels.
+    """
+    height, width, channels = image.shape
+    if kernel.ndim == 2:
+        kernel = np.repeat(kernel[..., None], channels, axis=-1)
+    if kernel.shape[2] != channels:
+        raise UserError(
+            f"the kernel has {kernel.shape[2]} channels and the image {channels}: "
+            "give one grid for each, or a single one"
+        )
+    if kernel.shape[0] > height or kernel.shape[1] > width:
+        raise UserError(
+            f"a kernel of {kernel.shape[0]}x{kernel.shape[1]} does not fit "
+            f"an image of {height}x{width} pixels"
+        )
+    scaled, kernel = image.astype(np.float32) / 255, kernel.astype(np.float32)
+    layer = Conv(features=1, kernel_size=kernel.shape[:2], use_bias=False)
+    maps = layer.apply({"params": {"kernel": kernel[..., None]}}, scaled[None])
+    return Convolution(scaled, kernel, np.asarray(maps)[0, :, :, 0])
+
+
+def kernel_of(text: str) -> np.ndarray:
+    """A kernel [h, w] or [h, w, C] as a user names it.
+
+    Args:
+        text: a name in KERNELS, a file `.npy`, or nested lists such as "[[-1, 1]]".
+
+    Raises:
+        UserError: it is none of these, or not a grid of finite numbers.
+    """
+    if text in KERNELS:
+        return KERNELS[text]
+    try:
+        if text.endswith(".npy"):
+            kernel = np.load(Path(text), allow_pickle=False)
+        else:
+            kernel = np.array(json.loads(text))
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(
+            f"--kernel {text} is not a kernel: give {', '.join(KERNELS)}, a file .npy, "
+            'or rows of numbers such as "[[-1, -1], [1, 1]]"'
+        ) from error
+    if kernel.ndim not in (2, 3) or kernel.size == 0 or kernel.dtype.kind not in "iuf":
+        raise UserError(f"--kernel {text} is not a grid of numbers [rows, columns(, channels)]")
+    if not np.isfinite(kernel.astype(np.float32)).all():
+        raise UserError(f"--kernel {text} holds numbers that are not finite")
+    return kernel.astype(np.float32)

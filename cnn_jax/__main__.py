@@ -17,6 +17,7 @@ from cnn_jax.cli import exit_on_user_error, usage_errors_in_one_line
 from cnn_jax.commands import data
 from cnn_jax.commands.evaluate import evaluate
 from cnn_jax.commands.ladder import ladder
+from cnn_jax.commands.page import page
 from cnn_jax.commands.plot import plot
 from cnn_jax.commands.preflight import preflight
 from cnn_jax.commands.reproduce import reproduce, verify_resume
@@ -59,6 +60,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "reproduce": reproduce,
     "verify-resume": verify_resume,
+    "page": page,
     "plot": plot,
     "shift": shift,
     "data": data_command,

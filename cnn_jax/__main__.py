@@ -5,6 +5,7 @@ python -m cnn_jax preflight experiments.lenet5_mnist --batch-size 256
 python -m cnn_jax evaluate runs/lenet5_digits-1a2b3c4d
 python -m cnn_jax reproduce runs/lenet5_digits-1a2b3c4d
 python -m cnn_jax shift runs/lenet5_digits-1a2b3c4d --max-shift 4 --out pictures
+python -m cnn_jax page runs/lenet5_digits-1a2b3c4d --out page.html
 """
 
 import functools

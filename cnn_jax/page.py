@@ -116,7 +116,9 @@ def network_layers(trained: Trained) -> list[Layer]:
         layers = layer_list(experiment.model, variables, standardised)
     except UserError as error:
         raise UserError(f"{trained.run} cannot be put on a page: {error}") from None
-    mean, std = (np.asarray(x, np.float32) for x in (experiment.dataset.mean, experiment.dataset.std))
+    mean, std = (
+        np.asarray(x, np.float32) for x in (experiment.dataset.mean, experiment.dataset.std)
+    )
     place = _place(trained, images) if experiment.eval_transforms else []
     return [*place, {"type": "standardise", "mean": mean, "std": std}, *layers]
 

@@ -212,7 +212,9 @@ def _windows(x: np.ndarray, window: Sequence[int], stride: Sequence[int]) -> np.
 def _run_conv(layer: Layer, x: np.ndarray) -> np.ndarray:
     rows, columns = layer["padding"]
     kernel = layer["kernel"]
-    patches = _windows(np.pad(x, ((0, 0), rows, columns, (0, 0))), kernel.shape[:2], layer["stride"])
+    patches = _windows(
+        np.pad(x, ((0, 0), rows, columns, (0, 0))), kernel.shape[:2], layer["stride"]
+    )
     return np.einsum("nyxchw,hwcd->nyxd", patches, kernel, optimize=True) + layer["bias"]
 
 

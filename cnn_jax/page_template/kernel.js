@@ -50,10 +50,18 @@ function resized(weights, size, wanted) {
   });
 }
 
+// CSS pixels of a weight.
+function handCell() {
+  if (hand.size === 3) return 40;
+  return window.innerWidth < 640 ? 30 : 35;
+}
+
 // The fields for the weights; rebuilt only when the size or the preset changes.
 function showCells(changed) {
   const cells = document.getElementById("cells");
-  cells.style.gridTemplateColumns = `repeat(${hand.size}, max-content)`;
+  cells.style.gridTemplateColumns = `repeat(${hand.size}, ${handCell()}px)`;
+  cells.style.fontSize = hand.size === 3 ? "13px" : "10.5px";
+  cells.style.gridAutoRows = `${handCell()}px`;
   const fields = hand.weights.map((weight, i) => {
     const where = `row ${Math.floor(i / hand.size) + 1}, column ${(i % hand.size) + 1}`;
     const value = String(Math.round(weight * 100) / 100);
@@ -80,6 +88,7 @@ function tintCells() {
 
 function paintHand() {
   const { height, width } = content;
+  const line = css("--line");
   const cell = Math.max(1, Math.floor(252 / width));
   const grid = { shape: [height, width, 1], data: pad.image };
   const whole = RUN.conv(handLayer(), grid);
@@ -88,20 +97,24 @@ function paintHand() {
 
   const under = prepare(document.getElementById("under"), width * cell, height * cell);
   paintGrid(under, 0, 0, height, width, cell, (i) => pad.image[i], greyColour);
-  const [y, x] = place || [0, 0];
+  // Without a place, the window rests where the kernel finds most of what it looks for.
+  const best = whole.data.indexOf(Math.max(...whole.data));
+  const [y, x] = place || [Math.floor(best / columns), best % columns];
   const side = hand.size * cell;
   outline(under, x * cell + 1, y * cell + 1, side - 2, side - 2);
 
   const layer = handLayer();
   const [each] = convParts(layer, grid, { y, x, map: 0 });
-  const size = hand.size === 3 ? 36 : 30;
+  const size = handCell();
   const scale = largest(each.products);
   const show = (id, values, colour) => {
     const context = prepare(document.getElementById(id), hand.size * size, hand.size * size);
     const all = [context, 0, 0, hand.size, hand.size, size, (i) => values[i], colour];
     paintGrid(...all);
-    paintNumbers(...all, (v) => number(v));
-    outline(context, 0.5, 0.5, hand.size * size - 1, hand.size * size - 1, css("--line"), 1);
+    // In the smaller cells ".25" for "0.25".
+    const format = (v) => (size < 40 ? number(v).replace(/0(?=\.)/, "") : number(v));
+    paintNumbers(...all, format);
+    frame(context, 0, 0, hand.size * size, hand.size * size, line);
   };
   show("patch", each.values, greyColour);
   show("products", each.products, (v) => signedColour(v / scale));
@@ -115,10 +128,10 @@ function paintHand() {
   const map = prepare(document.getElementById("map"), columns * cell, rows * cell);
   const value = (i) => (i <= reached ? whole.data[i] : undefined);
   paintGrid(map, 0, 0, rows, columns, cell, value, (v) => signedColour(v / most));
-  outline(map, 0.5, 0.5, columns * cell - 1, rows * cell - 1, css("--line"), 1);
+  frame(map, 0, 0, columns * cell, rows * cell, line);
   outline(map, x * cell, y * cell, cell, cell);
   document.getElementById("map-caption").textContent =
-    `feature map, ${rows} × ${columns}, from ${number(-most)} (blue) to ${number(most)} (red)`;
+    `feature map, ${rows} × ${columns}, ±${number(most)}`;
 }
 
 function placesOfHand() {

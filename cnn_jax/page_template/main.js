@@ -31,6 +31,7 @@ function look() {
   const { chosen } = state;
   const at = chosen && stages[chosen.stage].sum;
   const fields = chosen ? fieldsOf(layers, values, at, chosen.unit) : [];
+  const line = css("--line");
   stages.forEach((stage, i) => {
     const value = values[state.before ? stage.sum : stage.out];
     const earlier = chosen && i < chosen.stage;
@@ -40,12 +41,13 @@ function look() {
       selected: chosen && i === chosen.stage ? chosen.unit : null,
       field: earlier ? fields[stage.out] : null,
       only: oneMap ? chosen.unit.map : null,
+      line,
     });
     canvases[i].low.textContent = number(-scale);
     canvases[i].high.textContent = number(scale);
   });
   paintPad(fields[0] || null);
-  showUnit(layers, values, stages, chosen);
+  showUnit(layers, values, stages, chosen, fields[0] || null);
 }
 
 function showBars() {
@@ -63,7 +65,7 @@ function showBars() {
 }
 
 const barParts = networks.map((network) => {
-  const says = element("p");
+  const says = element("p", { "aria-live": "polite" });
   const rows = content.classes.map((name) => {
     const bar = element("div", { class: "bar" });
     const text = element("td");
@@ -92,7 +94,11 @@ function buildStages() {
   const values = computed[state.network];
   const width = byId("stages").clientWidth;
   const stages = stagesByNetwork[state.network];
-  layouts = stages.map((stage) => arrange(values[stage.out].shape, width));
+  layouts = stages.map((stage, i) => {
+    const layout = arrange(values[stage.out].shape, width);
+    const isLast = i === stages.length - 1;
+    return isLast ? withLabels(layout, content.classes) : layout;
+  });
   canvases = stages.map((stage, i) => {
     const what = describeStage(stage, values[stage.out]);
     const label = `${stage.name}: ${what}. Arrow keys choose a unit.`;
@@ -219,7 +225,7 @@ function listenToButtons() {
     });
   toggle("erase", "erasing", () => {});
   toggle("numbers", "numbers", () => {
-    document.querySelector(".top").classList.toggle("zoomed", pad.numbers && padCell() * content.width > 300);
+    document.querySelector(".top").classList.toggle("zoomed", padIsZoomed());
     look();
   });
   byId("clear").addEventListener("click", () => {

@@ -22,6 +22,14 @@ function arrange(shape, width) {
   return { size, rows, columns, maps: 1, across: 1, units, total: [columns * size, rows * size] };
 }
 
+// The same for the last layer, with the classes' names under its units where they are short.
+function withLabels(layout, names) {
+  const fits = layout.rows === 1 && layout.size >= 26 && names.every((name) => name.length <= 3);
+  if (!layout.units || !fits) return layout;
+  const [width, height] = layout.total;
+  return { ...layout, labels: names, total: [width, height + 18] };
+}
+
 function tileCorner(layout, map) {
   const { across, tileWidth, tileHeight } = layout;
   const [row, column] = [Math.floor(map / across), map % across];
@@ -34,7 +42,7 @@ function unitAt(layout, x, y) {
   if (layout.units) {
     const [row, column] = [Math.floor(y / size), Math.floor(x / size)];
     const index = row * columns + column;
-    return column < columns && index >= 0 && index < layout.units ? { index } : null;
+    return row < rows && column < columns && index >= 0 && index < layout.units ? { index } : null;
   }
   const [column, row] = [Math.floor(x / (tileWidth + GAP)), Math.floor(y / (tileHeight + GAP))];
   const [left, top] = [x - column * (tileWidth + GAP), y - row * (tileHeight + GAP)];
@@ -61,8 +69,8 @@ function neighbour(layout, unit, key) {
 }
 
 // One layer's canvas: its maps on one symmetric scale, which is returned. `selected` is the unit of
-// this layer, `field` what a unit of a later layer sees of it, `only` the one map that it sees.
-function paintStage(canvas, value, layout, { selected, field, only }) {
+// this layer, `field` what a unit of a later layer sees of it, `only` the one map that it sees, `line` the colour of frames.
+function paintStage(canvas, value, layout, { selected, field, only, line }) {
   const { shape, data } = value;
   const { size, rows, columns } = layout;
   const context = prepare(canvas, ...layout.total);
@@ -73,6 +81,12 @@ function paintStage(canvas, value, layout, { selected, field, only }) {
     if (size >= 26) {
       paintNumbers(context, 0, 0, rows, columns, size, (i) => data[i], colour, (v) => number(v, 1));
     }
+    if (layout.units === rows * columns) frame(context, 0, 0, columns * size, rows * size, line);
+    if (layout.labels) {
+      context.fillStyle = css("--ink");
+      context.font = "12px system-ui, sans-serif";
+      layout.labels.forEach((name, i) => context.fillText(name, (i + 0.5) * size, size + 11));
+    }
     if (selected) {
       const [row, column] = [Math.floor(selected.index / columns), selected.index % columns];
       outline(context, column * size + 1, row * size + 1, size - 2, size - 2);
@@ -82,6 +96,7 @@ function paintStage(canvas, value, layout, { selected, field, only }) {
   for (let map = 0; map < shape[2]; map++) {
     const [left, top] = tileCorner(layout, map);
     paintGrid(context, left, top, rows, columns, size, (i) => data[i * shape[2] + map], colour);
+    frame(context, left, top, columns * size, rows * size, line);
     if (field && (only === null || only === map)) {
       const [t, l, b, r] = field;
       outline(context, left + l * size + 1, top + t * size + 1, (r - l) * size - 2, (b - t) * size - 2);

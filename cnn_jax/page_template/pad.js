@@ -74,11 +74,18 @@ function padCell() {
   return Math.max(1, Math.floor(Math.min(280, document.body.clientWidth - 32) / content.width));
 }
 
+// Larger than its frame, so that a finger on it scrolls instead of drawing.
+function padIsZoomed() {
+  return pad.numbers && padCell() * content.width > 300;
+}
+
 // The drawing, and on it the field [top, left, bottom, right] of a unit, or null.
 function paintPad(field) {
   const { height, width } = content;
   const size = padCell();
-  const context = prepare(document.getElementById("pad"), width * size, height * size);
+  const canvas = document.getElementById("pad");
+  canvas.style.touchAction = padIsZoomed() ? "auto" : "none";
+  const context = prepare(canvas, width * size, height * size);
   const at = (i) => pad.image[i];
   paintGrid(context, 0, 0, height, width, size, at, greyColour);
   if (pad.numbers) {
@@ -107,6 +114,7 @@ function listenToPad(changed) {
     return [x, y];
   };
   canvas.addEventListener("pointerdown", (event) => {
+    if (event.pointerType === "touch" && padIsZoomed()) return;
     canvas.setPointerCapture(event.pointerId);
     pad.last = place(event);
     stroke(pad.last, pad.last);

@@ -43,6 +43,11 @@ function prepare(canvas, width, height) {
   return context;
 }
 
+// What separates a white map from white paper.
+function frame(context, left, top, width, height, colour) {
+  outline(context, left + 0.5, top + 0.5, width - 1, height - 1, colour, 1);
+}
+
 const scratch = document.createElement("canvas");
 
 // A grid of rows x columns numbers as cells of `size` CSS pixels. `at(i)` is the number of cell i.
@@ -64,7 +69,7 @@ function paintGrid(context, left, top, rows, columns, size, at, colour) {
 function paintNumbers(context, left, top, rows, columns, size, at, colour, format) {
   context.textAlign = "center";
   context.textBaseline = "middle";
-  context.font = `${Math.min(Math.max(size * 0.36, 8), 14)}px system-ui, sans-serif`;
+  context.font = `${Math.min(Math.max(size * 0.36, 7), 14)}px system-ui, sans-serif`;
   for (let i = 0; i < rows * columns; i++) {
     const value = at(i);
     if (value === undefined) continue;

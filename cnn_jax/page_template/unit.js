@@ -32,25 +32,41 @@ const PARTS = { conv: ["sees", "kernel"], distance: ["sees", "point"] };
 // Three grids, "sees × weights = products", and the part's sum.
 function showPart(each, scales, names, width) {
   const cells = each.rows <= 7 && each.columns <= 7;
-  const fits = Math.floor((width - 130) / 3 / each.columns);
-  const size = Math.max(cells ? 14 : 1, Math.min(cells ? 27 : 6, fits));
+  const fits = Math.floor((width - 56) / 3 / each.columns);
+  const size = Math.max(1, Math.min(cells ? 26 : 6, fits));
   const colours = scales.map((scale) => (v) => signedColour(v / scale));
   const grids = [each.values, each.weights, each.products].map((values, i) => {
     const canvas = element("canvas");
     const context = prepare(canvas, each.columns * size, each.rows * size);
     const grid = [context, 0, 0, each.rows, each.columns, size, (k) => values[k], colours[i]];
     paintGrid(...grid);
-    if (size >= 20) paintNumbers(...grid, (v) => number(v, Math.abs(v) >= 9.95 ? 0 : 1));
+    const digits = (v) => number(v, Math.abs(v) >= 9.95 ? 0 : 1);
+    // In small cells numbers would touch: ".7" for "0.7".
+    const format = size >= 22 ? digits : (v) => digits(v).replace(/0(?=\.)/, "");
+    if (size >= 16) paintNumbers(...grid, format);
     return element("figure", {}, element("figcaption", { text: names[i] }), canvas);
   });
   const sign = (text) => element("span", { class: "sign", text });
-  const sum = element("output", { text: `Σ ${number(each.sum)}` });
-  return element("div", { class: "part" }, grids[0], sign("×"), grids[1], sign("="), grids[2], sum);
+  return element("div", { class: "part" }, grids[0], sign("×"), grids[1], sign("="), grids[2]);
+}
+
+// The drawing in small, for when the large one is out of sight, with the unit's field on it.
+function showField(field) {
+  const { height, width } = content;
+  const size = Math.max(1, Math.floor(84 / width));
+  const canvas = element("canvas", { role: "img", "aria-label": "the unit's field on the drawing" });
+  const context = prepare(canvas, width * size, height * size);
+  paintGrid(context, 0, 0, height, width, size, (i) => pad.image[i], greyColour);
+  const [top, left, bottom, right] = field || [0, 0, height, width];
+  const [w, h] = [(right - left) * size - 2, (bottom - top) * size - 2];
+  outline(context, left * size + 1, top * size + 1, w, h);
+  return canvas;
 }
 
 // Fill the panel: with a hint as long as no unit is chosen.
-function showUnit(layers, values, stages, chosen) {
+function showUnit(layers, values, stages, chosen, field) {
   const panel = document.getElementById("unit");
+  const width = (panel.clientWidth || 400) - 32; // less its padding
   if (chosen === null) {
     const hint = "Point at a unit of a layer, or choose one with the keyboard.";
     panel.replaceChildren(element("h3", { text: "A unit" }), element("p", { text: hint }));
@@ -60,10 +76,13 @@ function showUnit(layers, values, stages, chosen) {
   const explained = explainUnit(layers, values, stage, chosen.unit);
   const title = nameUnit(stage, chosen.unit, chosen.stage === stages.length - 1);
   const text = sentence(stage, explained);
-  panel.replaceChildren(
+  const words = element(
+    "div",
+    {},
     element("h3", { text: title + (chosen.kept ? " · kept" : "") }),
     element("p", { class: "line", text }),
   );
+  panel.replaceChildren(element("div", { class: "about" }, words, showField(field)));
   if (stage.layer === null) return;
   // One scale for all parts, so that the maps that matter stand out.
   const scales = ["values", "weights", "products"].map((what) =>
@@ -71,7 +90,7 @@ function showUnit(layers, values, stages, chosen) {
   );
   const [sees, weights] = PARTS[stage.layer.type] || ["sees", "weights"];
   for (const each of explained.parts) {
-    const names = [each.title ? `${sees} ${each.title}` : sees, weights, "products"];
-    panel.append(showPart(each, scales, names, panel.clientWidth || 400));
+    const names = [`${sees} ${each.title}`, weights, `products, Σ ${number(each.sum)}`];
+    panel.append(showPart(each, scales, names, width));
   }
 }

@@ -11,7 +11,7 @@ An array is {"shape", "type": "float32" or "float16", "base64": little endian}.
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,6 @@ def make_page(
     split: str | None = None,
     examples: int = 40,
     half: bool = False,
-    scripts: Sequence[str] = SCRIPTS,
 ) -> str:
     """The page, HTML.
 
@@ -44,8 +43,8 @@ def make_page(
         split: of the first network's dataset, from which the page has images to choose; None is the
             one it was evaluated on while training.
         examples: how many of its images, evenly from its whole length.
-        half: write weights as float16. They are too if float32 makes the page too large.
-        scripts: files of the template, in order; the last one starts the page.
+        half: write weights as float16, which moves a probability by 0.001 or so. They are too if
+            float32 makes the page too large.
 
     Raises:
         UserError: the networks do not go together, are too large, or have a layer or a transform
@@ -57,7 +56,7 @@ def make_page(
     parts = {
         "{{style}}": (TEMPLATE / "page.css").read_text(),
         "{{content}}": json.dumps(content).replace("<", "\\u003c"),
-        "{{script}}": "\n".join((TEMPLATE / f"{name}.js").read_text() for name in scripts),
+        "{{script}}": "\n".join((TEMPLATE / f"{name}.js").read_text() for name in SCRIPTS),
     }
     for mark, text in parts.items():
         html = html.replace(mark, text)

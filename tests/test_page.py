@@ -1,4 +1,4 @@
-"""The page's layers give JAX's logits, its script gives JAX's probabilities, and it stands alone."""
+"""The page's layers give JAX's logits, its script JAX's probabilities, and it stands alone."""
 
 import json
 import re
@@ -25,7 +25,7 @@ from cnn_jax.models.layer_list import ACTIVATIONS, layer_list, run_list
 from cnn_jax.models.layers import BlurPool, Conv, Dropout, MaxPool
 from cnn_jax.predict import predict
 from cnn_jax.step import init_state
-from experiments import lenet5_digits
+from experiments import lenet5_digits, mlp_mnist
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -50,11 +50,17 @@ class Small(nn.Module):
 
 
 def trained(name: str, **changes: Any) -> Trained:
-    """A network as it is before its first step, its logits far enough apart to be sure of some."""
+    """A network with random weights, large enough that it is sure of some of its answers."""
     experiment = replace(lenet5_digits.build(lenet5_digits.Config()), **changes)
-    state = init_state(experiment)
-    params = jax.tree.map(lambda x: 1.5 * x, state.params)
-    return Trained(name, 0, experiment, params, state.model_state)
+    random = np.random.default_rng(0)
+
+    def draw(leaf: Any) -> np.ndarray:
+        fan_in = np.prod(leaf.shape[:-1]) if len(leaf.shape) > 1 else 100
+        return random.normal(0, 1.5 / fan_in**0.5, leaf.shape).astype(np.float32)
+
+    # No compilation for initial values, which takes longer than all else here.
+    state = jax.eval_shape(lambda: init_state(experiment))
+    return Trained(name, 0, experiment, jax.tree.map(draw, state.params), {})
 
 
 @pytest.fixture(scope="module")
@@ -312,10 +318,10 @@ def grey_of(size: int, channels: int = 1) -> Any:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two networks side by side, after an epoch."""
-    folder = tmp_path_factory.mktemp("page") / "lenet"
-    flags = ["--epochs", "1", "--seeds", "2", "--workdir", str(folder)]
-    cli.main(lenet5_digits.Config, lenet5_digits.build, arguments=flags)
+    """Two networks side by side, after a few steps."""
+    folder = tmp_path_factory.mktemp("page") / "mlp"
+    flags = ["--dataset", "digits", "--hidden-units", "20", "--epochs", "0.5", "--seeds", "2"]
+    cli.main(mlp_mnist.Config, mlp_mnist.build, arguments=[*flags, "--workdir", str(folder)])
     return folder
 
 
@@ -327,7 +333,7 @@ def test_the_program_writes_all_networks_of_a_run(
     assert capsys.readouterr().out == f"{out} ({out.stat().st_size / 1e6:.1f} MB)\n"
     script = "[networks.map(({ name }) => name), examples.length]"
     found = in_chromium(out.read_text(), tmp_path, script) if CHROMIUM else None
-    assert found in (None, [["lenet:seed-0", "lenet:seed-1"], 4])
+    assert found in (None, [["mlp:seed-0", "mlp:seed-1"], 4])
 
 
 @pytest.mark.parametrize(
@@ -345,24 +351,26 @@ def test_the_program_writes_all_networks_of_a_run(
 def test_the_program_refuses_and_writes_nothing(
     arguments: list[str],
     message: str,
-    run: Path,
+    tiny_run: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "there.html").write_text("mine")
     given = [text.replace("{folder}", str(tmp_path)) for text in arguments]
     out = [] if "--out" in given else ["--out", str(tmp_path / "page.html")]
-    assert_refused(["page", str(run), *given, *out], message, capsys)
+    assert_refused(["page", str(tiny_run), *given, *out], message, capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["there.html"]
     assert (tmp_path / "there.html").read_text() == "mine"
 
 
 def test_the_program_refuses_runs(
-    run: Path, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """That of `tiny.py` subtracts a mean of its own between two layers."""
     out = ["--out", str(tmp_path / "page.html")]
-    assert_refused(["page", str(run), str(run), *out], "runs need different names", capsys)
+    assert_refused(
+        ["page", str(tiny_run), str(tiny_run), *out], "runs need different names", capsys
+    )
     assert_refused(["page", str(tiny_run), *out], "between C1 and output this network", capsys)
     assert_refused(["page", str(tmp_path), *out], "is not a run folder", capsys)
     assert list(tmp_path.iterdir()) == []

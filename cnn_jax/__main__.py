@@ -7,6 +7,7 @@ python -m cnn_jax reproduce runs/lenet5_digits-1a2b3c4d
 python -m cnn_jax shift runs/lenet5_digits-1a2b3c4d --max-shift 4 --out pictures
 python -m cnn_jax convolve digits:test:3 --kernel top-edge --out edges
 python -m cnn_jax maps runs/lenet5_digits-1a2b3c4d --index 3 --out maps
+python -m cnn_jax page runs/lenet5_digits-1a2b3c4d --out page.html
 """
 
 import functools
@@ -22,6 +23,7 @@ from cnn_jax.commands.evaluate import evaluate
 from cnn_jax.commands.kernels import kernels
 from cnn_jax.commands.ladder import ladder
 from cnn_jax.commands.maps import maps
+from cnn_jax.commands.page import page
 from cnn_jax.commands.plot import plot
 from cnn_jax.commands.preflight import preflight
 from cnn_jax.commands.reproduce import reproduce, verify_resume
@@ -64,6 +66,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "reproduce": reproduce,
     "verify-resume": verify_resume,
+    "page": page,
     "plot": plot,
     "shift": shift,
     "convolve": convolve,

@@ -18,7 +18,7 @@ ROWS: list[set[str]] = [
     {"several"},
     {"evaluate"},
     {"train", "predict"},
-    {"preflight", "reproduce", "verify_resume", "summary", "shift", "assess"} | {"see"},
+    {"preflight", "reproduce", "verify_resume", "summary", "shift", "assess", "see", "page"},
     {"cli"},
     {"commands"},
     {"__main__"},

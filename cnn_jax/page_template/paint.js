@@ -1,0 +1,108 @@
+"use strict";
+// Numbers as colours and text, on canvases.
+
+const BLUE = [33, 102, 172];
+const RED = [178, 24, 43];
+const MARK = "#f28e2b"; // seen on white, black, red and blue alike
+
+function css(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+}
+
+// Blue below zero, white at zero, red above: [r, g, b] of a number between -1 and 1.
+function signedColour(value) {
+  const end = value < 0 ? BLUE : RED;
+  const share = Math.min(Math.abs(value), 1);
+  return end.map((c) => Math.round(255 + (c - 255) * share));
+}
+
+function greyColour(value) {
+  const level = Math.round(255 * Math.min(Math.max(value, 0), 1));
+  return [level, level, level];
+}
+
+function largest(data) {
+  let most = 0;
+  for (const value of data) most = Math.max(most, Math.abs(value));
+  return most || 1; // an empty map is white
+}
+
+// A canvas of `width` by `height` CSS pixels, as fine as the screen; its context in CSS pixels.
+// `offsetWidth` must not be asked for between two of these: it would lay the page out each time.
+function prepare(canvas, width, height) {
+  const ratio = window.devicePixelRatio || 1;
+  const [w, h] = [Math.round(width * ratio), Math.round(height * ratio)];
+  if (canvas.width !== w || canvas.height !== h) {
+    [canvas.width, canvas.height] = [w, h];
+    [canvas.style.width, canvas.style.height] = [`${width}px`, `${height}px`];
+  }
+  const context = canvas.getContext("2d");
+  context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  context.clearRect(0, 0, width, height);
+  context.imageSmoothingEnabled = false;
+  return context;
+}
+
+// What separates a white map from white paper.
+function frame(context, left, top, width, height, colour) {
+  outline(context, left + 0.5, top + 0.5, width - 1, height - 1, colour, 1);
+}
+
+const scratch = document.createElement("canvas");
+
+// A grid of rows x columns numbers as cells of `size` CSS pixels. `at(i)` is the number of cell i.
+function paintGrid(context, left, top, rows, columns, size, at, colour) {
+  [scratch.width, scratch.height] = [columns, rows];
+  const own = scratch.getContext("2d");
+  const image = own.createImageData(columns, rows);
+  for (let i = 0; i < rows * columns; i++) {
+    const value = at(i);
+    if (value === undefined) continue; // an unfinished last row stays open
+    const [r, g, b] = colour(value);
+    image.data.set([r, g, b, 255], 4 * i);
+  }
+  own.putImageData(image, 0, 0);
+  context.drawImage(scratch, left, top, columns * size, rows * size);
+}
+
+// The numbers themselves, in the cells, black or white after what is below.
+function paintNumbers(context, left, top, rows, columns, size, at, colour, format) {
+  context.textAlign = "center";
+  context.textBaseline = "middle";
+  context.font = `${Math.min(Math.max(size * 0.36, 7), 14)}px system-ui, sans-serif`;
+  for (let i = 0; i < rows * columns; i++) {
+    const value = at(i);
+    if (value === undefined) continue;
+    const [r, g, b] = colour(value);
+    context.fillStyle = 0.3 * r + 0.59 * g + 0.11 * b > 140 ? "#111" : "#fff";
+    const x = left + ((i % columns) + 0.5) * size;
+    const y = top + (Math.floor(i / columns) + 0.5) * size;
+    context.fillText(format(value), x, y + 0.5);
+  }
+}
+
+function outline(context, x, y, width, height, colour = MARK, thickness = 2) {
+  context.strokeStyle = colour;
+  context.lineWidth = thickness;
+  context.strokeRect(x, y, width, height);
+}
+
+// A number to two decimals, with a true minus sign.
+function number(value, digits = 2) {
+  const text = Math.abs(value).toFixed(digits);
+  return value < 0 && Number(text) !== 0 ? `−${text}` : text;
+}
+
+function percent(share) {
+  return `${(100 * share).toFixed(1)} %`;
+}
+
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === "text") made.textContent = value;
+    else if (value !== null) made.setAttribute(name, value);
+  }
+  made.append(...children);
+  return made;
+}

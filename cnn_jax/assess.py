@@ -129,18 +129,6 @@ def row(found: Assessment) -> dict[str, Any]:
     return about | found.metrics | figures
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a place that holds something.
-
-    Raises:
-        UserError: it is not a folder, or not empty.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out {folder} is not a folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"--out {folder} is not empty: choose another, or remove it")
-
-
 def write(folder: Path, assessments: Sequence[Assessment]) -> None:
     """Make the folder that this file's first lines describe."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -191,8 +191,8 @@ def test_places_and_runs_that_will_not_do_are_refused(
     full.mkdir()
     (full / "mine.txt").write_text("mine")
     run = str(tiny_run)
-    for out in (full, full / "mine.txt"):
-        assert_refused(["shift", run, "--out", str(out)], "is not an empty folder", capsys)
+    for out, message in ((full, "is not empty"), (full / "mine.txt", "is not a folder")):
+        assert_refused(["shift", run, "--out", str(out)], message, capsys)
     inside = str(full / "mine.txt" / "out")
     assert_refused(["shift", run, "--out", inside], "cannot be made", capsys)
     assert_refused(["shift", run, run], "runs need different names", capsys)

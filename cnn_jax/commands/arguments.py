@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cnn_jax.assess import check_folder
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate import Trained, open_networks
 
@@ -31,7 +30,10 @@ def check_out(folder: Path | None) -> None:
     """
     if folder is None:
         return
-    check_folder(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder} is not a folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"--out {folder} is not empty: choose another, or remove it")
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not (there.is_dir() and os.access(there, os.W_OK)):
         raise UserError(f"--out {folder} cannot be made: {there} cannot be written to")

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from cnn_jax import assess
 from cnn_jax.assess import Assessment
-from cnn_jax.commands.arguments import DataDir
+from cnn_jax.commands.arguments import DataDir, Out, check_out
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate import open_networks
 from cnn_jax.feed import Kind
@@ -30,7 +30,7 @@ def evaluate(
     views: int = 1,
     committee: bool = False,
     json: bool = False,
-    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+    out: Out = None,
 ) -> None:
     """Rebuild runs from their folders and evaluate a checkpoint of each: one row per run.
 
@@ -57,8 +57,7 @@ def evaluate(
         raise UserError("evaluate which run? give one run folder or several")
     if batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, got {batch_size}")
-    if out is not None:
-        assess.check_folder(out)
+    check_out(out)
     networks = [network for folder in runs for network in open_networks(folder, step, data_dir)]
     for trained in networks:
         views_of(trained, views)

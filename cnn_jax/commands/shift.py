@@ -1,7 +1,6 @@
 """`shift`: what networks make of images that are moved, or otherwise changed."""
 
 import json as json_module
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from cnn_jax.commands.arguments import DataDir
+from cnn_jax.commands.arguments import DataDir, Out, check_out
 from cnn_jax.data.corrupt import SEVERITIES
 from cnn_jax.data.corrupt import corruption as corruption_named
 from cnn_jax.errors import UserError
@@ -30,7 +29,6 @@ from cnn_jax.shift import (
 )
 
 Runs = Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN...")]
-Out = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 
 
 def shift(
@@ -70,7 +68,7 @@ def shift(
     labels = _labels(runs, names)
     kinds = () if corruption is None else _corruptions(corruption)
     shift_offsets(max_shift, stride)
-    _check_free(out)
+    check_out(out)
     opened = {
         name + network.run.removeprefix(str(folder)): network
         for name, folder in zip(labels, runs, strict=True)
@@ -126,17 +124,6 @@ def _corruptions(given: str) -> Sequence[str]:
         return tuple(SEVERITIES)
     corruption_named(given, 1)
     return (given,)
-
-
-def _check_free(out: Path | None) -> None:
-    """Refuse a folder that holds something or cannot be written, before minutes are spent."""
-    if out is None:
-        return
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out} is not an empty folder: choose another --out")
-    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise UserError(f"{out} cannot be made: {there} cannot be written to")
 
 
 def _shift_figures(sweeps: Mapping[str, ShiftSweep]) -> dict[str, Any]:

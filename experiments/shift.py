@@ -104,5 +104,15 @@ def described(name: str, sweep: ShiftSweep) -> dict[str, Any]:
     return content
 
 
+def table(record: dict[str, Any]) -> str:
+    """Accuracy by distance in Markdown, per cent."""
+    first = record["runs"][0]
+    lines = [("pixels", *map(str, first["distances"])), ("---",) * (len(first["distances"]) + 1)]
+    for one in record["runs"]:
+        shares = one["accuracy_by_distance"]
+        lines.append((one["network"], *(f"{100 * share:.1f}" for share in shares)))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 if __name__ == "__main__":
     program(Config, run)

@@ -14,7 +14,7 @@ from faults import faults
 from PIL import Image
 
 from cnn_jax import ladder
-from experiments import report
+from experiments import report, shift
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -93,6 +93,15 @@ def test_the_fault_table_is_that_of_the_record():
     trials = [row for row in record["damages"] if row.keys() <= {"damage", *faults.GOOD}]
     assert sum(row[name] for row in trials for name in row if name != "damage") >= 100
     assert len(trials) == len(record["damages"])
+
+
+def test_the_tables_of_shifts_are_those_of_the_records():
+    text = (ROOT / "docs" / "shift.md").read_text()
+    records = sorted(ladder.RECORDS.glob("shift-*.json"))
+    assert records
+    for path in records:
+        table = shift.table(json.loads(path.read_text()))
+        assert f"<!-- {path.name} -->\n{table}<!-- end -->" in text
 
 
 TIMED = {"many_seeds", "time_to_99"}  # claim seconds, which have a test below

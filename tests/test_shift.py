@@ -229,10 +229,10 @@ def test_maps_show_the_shares_on_one_scale_with_axes_in_pixels() -> None:
         assert image.get_clim() == (0, 100)
         # A cell is as wide as the shifts are apart, the first row at the top.
         assert tuple(image.get_extent()) == (-7.5, 7.5, 7.5, -7.5) and image.origin == "upper"
-    titles = ["MLP\naccuracy", "LeNet-5\naccuracy", *["label as unshifted"] * 2]
-    assert [ax.get_title() for ax in axes] == titles
-    assert [ax.get_ylabel() for ax in axes[::2]] == ["shift down / pixels"] * 2
-    assert [ax.get_xlabel() for ax in axes[2:]] == ["shift right / pixels"] * 2
+    assert [ax.get_title() for ax in axes] == ["MLP", "LeNet-5", "", ""]
+    rows = ("accuracy", "label as unshifted")
+    assert [ax.get_ylabel() for ax in axes[::2]] == [f"{x}\n\nshift down / pixels" for x in rows]
+    assert figure.get_supxlabel() == "shift right / pixels"
     assert figure.get_size_inches()[0] <= 7.2
 
 

@@ -44,10 +44,9 @@ def shift_maps(offsets: np.ndarray, accuracy: Shares, consistency: Shares) -> Fi
                 interpolation="nearest",
             )
             ax.spines[:].set_visible(True)
-            ax.set_title(f"{name}\n{what}" if shares is accuracy else what)
-        row[0].set_ylabel("shift down / pixels")
-    for ax in axes[-1]:
-        ax.set_xlabel("shift right / pixels")
+            ax.set_title(name if shares is accuracy else "")
+        row[0].set_ylabel(f"{what}\n\nshift down / pixels")
+    figure.supxlabel("shift right / pixels", fontsize=STYLE["axes.labelsize"])
     figure.colorbar(image, ax=axes, label="share of examples / %", aspect=30, pad=0.02)
     return figure
 

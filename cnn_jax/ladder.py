@@ -244,9 +244,13 @@ def _ours(result: Result) -> tuple[str, str, str]:
     if record is None:
         return "not trained yet", "", ""
     environment, runs = record["environment"], record["runs"]
-    seconds = statistics.median(run["seconds"] for run in runs)
-    time = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    times = [run["seconds"] for run in runs if run["seconds"] is not None]  # None: was resumed
+    time = _time(statistics.median(times)) if times else "resumed, time not taken"
     count, where = environment["devices"], environment["device"]
     if environment["platform"] == "cpu":
         count, where = environment["cores"], "core" if environment["cores"] == 1 else "cores"
     return result.figure(record), str(len(runs)), f"{time}, {count} {where}"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

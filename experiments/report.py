@@ -35,7 +35,10 @@ def collect(folders: list[Path], name: str | None = None, split: str | None = No
     """Write one record of several runs of one experiment, of `split` if they did not end with it.
 
     Raises:
-        ValueError: they are not finished, uninterrupted runs of one configuration and machine.
+        ValueError: they are not finished runs of one configuration and machine.
+
+    A run that was stopped and resumed counts like any other, but its seconds, which are those since
+    it was resumed, are left out.
     """
     records, common = [], []
     for folder in folders:
@@ -43,7 +46,7 @@ def collect(folders: list[Path], name: str | None = None, split: str | None = No
         result = json.loads((folder / "result.json").read_text())
         seed = described["config"].pop("seed")
         if result.pop("resumed_from"):
-            raise ValueError(f"{folder} was interrupted: its time is not that of the whole run")
+            result["seconds"] = None
         if split is not None:
             result |= evaluate_run(folder, split)
             del result["run"]

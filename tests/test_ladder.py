@@ -53,6 +53,10 @@ def test_a_row_says_what_its_record_says(tmp_path: Path, monkeypatch: pytest.Mon
         *("4.50 % ± 0.50", "3", "20 s, 4 cores"),
     )
     assert rows["LeNet-5"][6:] == ("not trained yet", "", "")
+    for run, text in ((0, "20 s"), (1, "30 s"), (2, "resumed, time not taken")):
+        record["runs"][-1 - run]["seconds"] = None
+        (tmp_path / "lenet1989_usps.json").write_text(json.dumps(record))
+        assert {row[1]: row for row in ladder.rows()}["LeNet 1989"][-1].startswith(text)
 
 
 @pytest.mark.parametrize(

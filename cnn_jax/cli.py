@@ -23,7 +23,6 @@ from cnn_jax.errors import Stopped, UserError
 from cnn_jax.experiment import Experiment
 from cnn_jax.several import Several, folder_name, stack, unstacked
 from cnn_jax.step import init_state
-from cnn_jax.summary import sum_up
 from cnn_jax.train import Options, train
 
 Build = Callable[[Any, Path | None], Experiment]
@@ -78,6 +77,9 @@ def main(
                 result.append(_train(script, one, experiment, where))
             each = result
         if parallel.is_primary() and options.stop_at is None:
+            # Matplotlib and SciPy take seconds to import, which a single training is spared.
+            from cnn_jax.summary import sum_up
+
             sum_up(folder, folders, variants, each)
         return result
 

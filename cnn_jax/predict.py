@@ -13,7 +13,7 @@ from cnn_jax.errors import UserError
 from cnn_jax.evaluate import Trained
 from cnn_jax.feed import Feed, evaluation_blocks, fetch
 from cnn_jax.parallel import AXIS
-from cnn_jax.step import prepare_images
+from cnn_jax.step import evaluation_logits
 
 
 def predict(
@@ -52,10 +52,7 @@ def predict(
         seen = experiment.eval_transforms
         if views > 1:
             seen = [crop_at(t.size, view) if isinstance(t, CentreCrop) else t for t in seen]
-        images = prepare_images(experiment, seen, batch["image"], keys=None)
-        logits, _ = experiment.model.apply(
-            {"params": params, **model_state}, images, train=False, keys=None, mutable=[]
-        )
+        logits = evaluation_logits(experiment, params, model_state, batch["image"], seen)
         return lax.all_gather((logits, batch["label"], batch["mask"]), AXIS, tiled=True)
 
     mapped = parallel.map_replicated(one_batch, replicated=4)  # places are arguments: compiled once
@@ -65,7 +62,7 @@ def predict(
         by_view = [mapped(*network, view, block) for view in places]
         _, label, mask = by_view[0]
         keep = np.asarray(mask) > 0
-        found.append(mean_probability([_log_softmax(logits)[keep] for logits, _, _ in by_view]))
+        found.append(mean_probability([log_softmax(logits)[keep] for logits, _, _ in by_view]))
         labels.append(np.asarray(label)[keep])
     if sum(map(len, labels)) != examples:
         raise RuntimeError(f"predicted {sum(map(len, labels))} of {examples} in {feed.split}")
@@ -115,8 +112,8 @@ def views_of(trained: Trained, views: int) -> list[View]:
     return [View(*place, parts, mirrored) for mirrored in mirrors for place in places]
 
 
-def _log_softmax(logits: Array) -> np.ndarray:
-    """float64 [b, classes], NaN where a row holds one."""
+def log_softmax(logits: Array | np.ndarray) -> np.ndarray:
+    """Log-probabilities float64 [..., classes] of logits, NaN where a row holds one."""
     values = np.asarray(logits, np.float64)
     shifted = values - values.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))

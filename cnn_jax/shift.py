@@ -26,7 +26,7 @@ from cnn_jax.evaluate import Trained
 from cnn_jax.feed import evaluation_blocks, fetch, open_feed
 from cnn_jax.metrics import accuracy
 from cnn_jax.parallel import AXIS
-from cnn_jax.step import example_keys, prepare_images
+from cnn_jax.step import evaluation_logits, example_keys
 
 Padding = Literal["zeros", "edge"]
 # (keys [b], images uint8 [b, H, W, C]) -> a function of one of the views -> images [b, H, W, C]
@@ -256,10 +256,7 @@ def _count(
         view = views(example_keys(0, 0, item["position"]), batch["image"])
 
         def look(one: Array) -> tuple[Array, Array]:
-            images = prepare_images(experiment, experiment.eval_transforms, view(one), keys=None)
-            logits, _ = experiment.model.apply(
-                {"params": params, **model_state}, images, train=False, keys=None, mutable=[]
-            )
+            logits = evaluation_logits(experiment, params, model_state, view(one))
             return accuracy(logits, batch["label"]) > 0, logits.argmax(-1)
 
         right, labels = lax.map(look, which)  # [S, b]

@@ -175,13 +175,31 @@ def eval_step(
     experiment: Experiment, params: Any, model_state: Any, batch: DeviceBatch
 ) -> dict[str, Array]:
     """Sums of loss and metrics over the examples of the global batch whose mask is 1; the count."""
-    images = prepare_images(experiment, experiment.eval_transforms, batch["image"], keys=None)
-    logits, _ = experiment.model.apply(
-        {"params": params, **model_state}, images, train=False, keys=None, mutable=[]
-    )
+    logits = evaluation_logits(experiment, params, model_state, batch["image"])
     losses = experiment.loss(logits, batch["label"])
     sums = _metric_sums(experiment, losses, logits, batch["label"], batch["mask"])
     return lax.psum(sums, AXIS)
+
+
+def evaluation_logits(
+    experiment: Experiment,
+    params: Any,
+    model_state: Any,
+    images: Array,
+    transforms: Sequence[Transform | ByLabel] | None = None,
+) -> Array:
+    """What the network says of images as they are stored: logits float32 [b, classes].
+
+    Args:
+        images: [b, H, W, C], 0..255.
+        transforms: in place of the experiment's own for evaluation.
+    """
+    given = experiment.eval_transforms if transforms is None else transforms
+    prepared = prepare_images(experiment, given, images, keys=None)
+    logits, _ = experiment.model.apply(
+        {"params": params, **model_state}, prepared, train=False, keys=None, mutable=[]
+    )
+    return logits
 
 
 def example_keys(seed: int, step: Array | int, positions: Array) -> Array:

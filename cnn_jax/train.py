@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 
 from cnn_jax import feed as feeds
 from cnn_jax import parallel, runs
+from cnn_jax.advance import make_advance, split_into_blocks
 from cnn_jax.checkpoint import Checkpoints, sha256
 from cnn_jax.errors import Stopped, UserError
 from cnn_jax.evaluate import Evaluator, make_evaluator
-from cnn_jax.experiment import Experiment, epochs_to_steps, over_members
+from cnn_jax.experiment import Experiment, epochs_to_steps
 from cnn_jax.interrupt import stop_requests
 from cnn_jax.models import count_parameters
 from cnn_jax.record import Record, last_step, shown, write_json
-from cnn_jax.step import TrainState, init_state, mean_metrics, train_step, zero_metrics
+from cnn_jax.step import TrainState, init_state, mean_metrics, zero_metrics
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, A
         seed = experiment.members.seeds if experiment.members else experiment.seed
         items = feeds.training_blocks(train_feed, seed, experiment.batch_size, blocks)
         placed = parallel.ahead(items, parallel.share_out)
+        empty = jax.tree.map(np.asarray, zero_metrics(experiment))  # buffers are handed on: copied
         metrics: dict[str, Any] = {}
         done: Array | None = None
         with Record(
@@ -143,8 +145,7 @@ def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, A
                     _check_finite(state)
                     means = mean_metrics(experiment, state.metrics)
                     record.training(step, means, experiment.batch_size * members)
-                    empty = parallel.replicate(zero_metrics(experiment))
-                    state = state._replace(metrics=empty)
+                    state = state._replace(metrics=parallel.replicate(empty))
                 metrics = {}
                 evaluates = cadence.is_time(step, cadence.evaluate)
                 stops = asked_to_stop(index) and step < cadence.stop
@@ -218,47 +219,6 @@ class Cadence:
 
     def is_time(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.last
-
-
-def make_advance(experiment: Experiment, accumulate: int = 1) -> Any:
-    """Return `advance(state, resident, items) -> (state, done)`: a step per item, compiled.
-
-    `resident` is a feed's, `items` what `parallel.share_out` made of a block. `done` is the step
-    reached, in a buffer of its own: it can be waited for after `state` was given to the next call.
-    """
-
-    def steps(params: Any, rest: TrainState, resident: Any, items: Any) -> tuple[TrainState, Array]:
-        def one(state: TrainState, item: Any) -> tuple[TrainState, None]:
-            return step(state, feeds.fetch(resident, item)), None
-
-        state = rest._replace(params=params)
-        if jax.tree.leaves(items)[0].shape[0] > 1:
-            state, _ = lax.scan(one, state, items)
-        else:  # no loop of one: XLA on CPU runs library convolutions far slower inside a loop
-            state, _ = one(state, jax.tree.map(lambda x: x[0], items))
-        return state, state.step
-
-    def own_step(experiment: Experiment, state: TrainState, batch: Any) -> TrainState:
-        return train_step(experiment, accumulate, state, batch)
-
-    step = over_members(own_step, experiment, 0, 1)  # a batch is [b, M, ...]
-    # Donating the parameters makes XLA on CPU copy the dense weights before every update.
-    donate = (1,) if jax.default_backend() == "cpu" else (0, 1)
-    mapped = parallel.map_replicated(steps, replicated=3, donate=donate)
-    return lambda state, resident, items: mapped(
-        state.params, state._replace(params=None), resident, items
-    )
-
-
-def split_into_blocks(start: int, stop: int, *sizes: int) -> Iterator[feeds.Block]:
-    """Cut steps `[start, stop)` at every multiple of each of `sizes`; a size of 0 cuts nowhere.
-
-    The cuts do not depend on `start`: a resumed run dispatches the blocks of one never stopped.
-    """
-    while start < stop:
-        end = min(stop, *(start // size * size + size for size in sizes if size))
-        yield start, end
-        start = end
 
 
 def _before_epoch(

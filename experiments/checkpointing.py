@@ -17,9 +17,9 @@ from typing import Any
 import jax
 
 from cnn_jax import feed, parallel
+from cnn_jax.advance import make_advance, split_into_blocks
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.step import init_state
-from cnn_jax.train import make_advance, split_into_blocks
 from experiments import lenet5_mnist
 from experiments.report import program
 

@@ -3,7 +3,8 @@
     python -m cnn_jax data prepare mnist
     python -m experiments.time_to_99 --out time_to_99.json
 
-RESULT: no record yet.
+8 of 8 seeds get there, on two CPU cores in 32.0 s (median; 21.1 to 37.5), 5.3 epochs (4.1 to 5.8);
+50.3 s with the evaluations, one every 100 steps. Then 99.06 % ± 0.05 are right.
 
 No clock runs while compiling. Test images decide when the clock is read, and nothing else: the
 recipe is that of `lenet5_mnist` with half as many epochs. A seed stops when it gets there.
@@ -20,10 +21,10 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax import feed, parallel
+from cnn_jax.advance import make_advance, split_into_blocks
 from cnn_jax.evaluate import make_evaluator
 from cnn_jax.experiment import Experiment
 from cnn_jax.step import init_state
-from cnn_jax.train import make_advance, split_into_blocks
 from experiments import lenet5_mnist
 from experiments.report import program
 

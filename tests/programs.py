@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import pytest
 import tiny
 
+from cnn_jax import __main__ as program
 from cnn_jax import cli
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.several import load_experiment
@@ -95,3 +97,14 @@ def assert_close(
     assert one.keys() == other.keys()
     for name in one:
         np.testing.assert_allclose(one[name], other[name], tolerance, tolerance, err_msg=name)
+
+
+def assert_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`python -m cnn_jax` ends with one line, in which `message` is, and prints nothing else."""
+    with pytest.raises(SystemExit) as refusal:
+        program.main(arguments)
+    assert refusal.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert message in captured.err

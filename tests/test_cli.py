@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -200,6 +202,13 @@ def test_a_script_that_changed_since_is_another_run(
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     (run / "experiment.py").write_text(SCRIPT.read_text() + "# as it was\n")
     assert "has changed since the run" in refused(["--workdir", run], capsys)
+
+
+def test_a_training_does_not_wait_for_what_it_does_not_draw() -> None:
+    slow = "{'matplotlib', 'scipy.stats'}"
+    code = f"import sys, cnn_jax.cli; print(*{slow} & sys.modules.keys())"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == ""
 
 
 def test_a_run_says_what_it_was_made_of(tiny_run: Path) -> None:

@@ -175,14 +175,14 @@ def test_evaluating_changes_nothing_in_the_folder(tiny_run: Path) -> None:
 def test_what_cannot_be_evaluated_is_refused_in_one_line(
     arguments: list[str], message: str, tiny_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert_refused(["evaluate", str(tiny_run), *arguments], message, capsys)
+    programs.assert_refused(["evaluate", str(tiny_run), *arguments], message, capsys)
 
 
 def test_what_is_no_run_is_refused_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert_refused(["evaluate", str(tmp_path)], "is not a run folder", capsys)
-    assert_refused(["evaluate", str(tmp_path / "absent")], "is not a run folder", capsys)
+    programs.assert_refused(["evaluate", str(tmp_path)], "is not a run folder", capsys)
+    programs.assert_refused(["evaluate", str(tmp_path / "absent")], "is not a run folder", capsys)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -194,7 +194,7 @@ def test_a_damaged_config_is_refused_in_one_line(
 ) -> None:
     (tmp_path / "config.json").write_text(content)
     (tmp_path / "experiment.py").write_text("")
-    assert_refused(["evaluate", str(tmp_path)], "", capsys)
+    programs.assert_refused(["evaluate", str(tmp_path)], "", capsys)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_a_script_that_does_not_load_is_refused_in_one_line(
 ) -> None:
     (tmp_path / "config.json").write_bytes((tiny_run / "config.json").read_bytes())
     (tmp_path / "experiment.py").write_text(script)
-    assert_refused(["evaluate", str(tmp_path)], message, capsys)
+    programs.assert_refused(["evaluate", str(tmp_path)], message, capsys)
 
 
 def test_a_run_without_a_checkpoint_is_refused_in_one_line(
@@ -215,16 +215,8 @@ def test_a_run_without_a_checkpoint_is_refused_in_one_line(
 ) -> None:
     for name in ("config.json", "experiment.py"):
         (tmp_path / name).write_bytes((tiny_run / name).read_bytes())
-    assert_refused(["evaluate", str(tmp_path)], "no checkpoint", capsys)
+    programs.assert_refused(["evaluate", str(tmp_path)], "no checkpoint", capsys)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "experiment.py"}
-
-
-def assert_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        program.main(arguments)
-    assert exit_.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ") and message in line
 
 
 SCORES = ("top1_error", "top5_error", "log_loss", "calibration_error")
@@ -305,7 +297,7 @@ def test_what_is_asked_for_in_vain_is_refused_before_any_work(
 ) -> None:
     monkeypatch.setattr("cnn_jax.assess.assess", None)
     filled = [argument.format(run=tiny_run) for argument in arguments]
-    assert_refused(["evaluate", *filled], message, capsys)
+    programs.assert_refused(["evaluate", *filled], message, capsys)
 
 
 def test_a_committee_is_of_the_same_examples(
@@ -314,5 +306,5 @@ def test_a_committee_is_of_the_same_examples(
     programs.train_tiny(tmp_path / "run", "--eval-split", "train[:50]")
     capsys.readouterr()
     both = [str(tiny_run), str(tmp_path / "run"), "--committee"]
-    assert_refused(["evaluate", *both], "differ in split: test and train[:50]", capsys)
+    programs.assert_refused(["evaluate", *both], "differ in split: test and train[:50]", capsys)
     assert [line["count"] for line in lines_of(capsys, *both, "--split", "test")] == [360] * 3

@@ -11,8 +11,8 @@ import pytest
 
 from cnn_jax import feed as feeds
 from cnn_jax import parallel
+from cnn_jax.advance import split_into_blocks
 from cnn_jax.data import Dataset, array_dataset, batch_indices
-from cnn_jax.train import split_into_blocks
 
 EXAMPLES, BATCH, STEPS, SEED = 30, 8, 11, 5  # almost three epochs
 

@@ -16,7 +16,7 @@ ROWS: list[set[str]] = [
     {"experiment", "ladder"},
     {"step", "feed"},
     {"several"},
-    {"evaluate"},
+    {"evaluate", "advance"},
     {"train", "predict"},
     {"preflight", "reproduce", "verify_resume", "summary", "shift", "assess", "see", "page"},
     {"cli"},

@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+import programs
 import pytest
 from PIL import Image
 
@@ -233,9 +234,5 @@ def test_what_cannot_be_seen_is_refused_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = [str(tiny_run) if word == "RUN" else word for word in arguments]
-    with pytest.raises(SystemExit) as refusal:
-        program.main([*words, "--out", str(tmp_path / "out")])
-    captured = capsys.readouterr()
-    assert refusal.value.code == 2 and captured.out == ""
-    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
-    assert message in captured.err and not (tmp_path / "out").exists()
+    programs.assert_refused([*words, "--out", str(tmp_path / "out")], message, capsys)
+    assert not (tmp_path / "out").exists()

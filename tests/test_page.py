@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+import programs
 import pytest
 
 from cnn_jax import __main__ as program
@@ -358,7 +359,7 @@ def test_the_program_refuses_and_writes_nothing(
     (tmp_path / "there.html").write_text("mine")
     given = [text.replace("{folder}", str(tmp_path)) for text in arguments]
     out = [] if "--out" in given else ["--out", str(tmp_path / "page.html")]
-    assert_refused(["page", str(tiny_run), *given, *out], message, capsys)
+    programs.assert_refused(["page", str(tiny_run), *given, *out], message, capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["there.html"]
     assert (tmp_path / "there.html").read_text() == "mine"
 
@@ -368,19 +369,10 @@ def test_the_program_refuses_runs(
 ) -> None:
     """That of `tiny.py` subtracts a mean of its own between two layers."""
     out = ["--out", str(tmp_path / "page.html")]
-    assert_refused(
-        ["page", str(tiny_run), str(tiny_run), *out], "runs need different names", capsys
-    )
-    assert_refused(["page", str(tiny_run), *out], "between C1 and output this network", capsys)
-    assert_refused(["page", str(tmp_path), *out], "is not a run folder", capsys)
+    for runs, message in (
+        ([tiny_run, tiny_run], "runs need different names"),
+        ([tiny_run], "between C1 and output this network"),
+        ([tmp_path], "is not a run folder"),
+    ):
+        programs.assert_refused(["page", *map(str, runs), *out], message, capsys)
     assert list(tmp_path.iterdir()) == []
-
-
-def assert_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as refusal:
-        program.main(arguments)
-    assert refusal.value.code == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
-    assert message in captured.err

@@ -180,7 +180,7 @@ def test_what_cannot_be_swept_is_refused_before_anything_is_written(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     command = ["shift", str(tiny_run), *arguments, "--out", str(tmp_path / "out")]
-    assert_refused(command, message, capsys)
+    programs.assert_refused(command, message, capsys)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -192,23 +192,13 @@ def test_places_and_runs_that_will_not_do_are_refused(
     (full / "mine.txt").write_text("mine")
     run = str(tiny_run)
     for out, message in ((full, "is not empty"), (full / "mine.txt", "is not a folder")):
-        assert_refused(["shift", run, "--out", str(out)], message, capsys)
+        programs.assert_refused(["shift", run, "--out", str(out)], message, capsys)
     inside = str(full / "mine.txt" / "out")
-    assert_refused(["shift", run, "--out", inside], "cannot be made", capsys)
-    assert_refused(["shift", run, run], "runs need different names", capsys)
-    assert_refused(["shift"], "", capsys)
-    assert_refused(["shift", str(full)], "is not a run folder", capsys)
+    programs.assert_refused(["shift", run, "--out", inside], "cannot be made", capsys)
+    programs.assert_refused(["shift", run, run], "runs need different names", capsys)
+    programs.assert_refused(["shift"], "", capsys)
+    programs.assert_refused(["shift", str(full)], "is not a run folder", capsys)
     assert [path.name for path in full.iterdir()] == ["mine.txt"]
-
-
-def assert_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as refusal:
-        program.main(arguments)
-    assert refusal.value.code == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
-    assert message in captured.err
 
 
 RANDOM = np.random.default_rng(0)

@@ -14,6 +14,7 @@ import tiny
 
 from cnn_jax import feed as feeds
 from cnn_jax import parallel
+from cnn_jax.advance import make_advance, split_into_blocks
 from cnn_jax.data import array_dataset, batch_indices
 from cnn_jax.data.augment import ByLabel, random_shift
 from cnn_jax.experiment import Experiment, epochs_to_steps
@@ -26,7 +27,6 @@ from cnn_jax.step import (
     prepare_images,
     zero_metrics,
 )
-from cnn_jax.train import make_advance, split_into_blocks
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

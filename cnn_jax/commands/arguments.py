@@ -17,6 +17,7 @@ from cnn_jax.evaluate import Trained, open_networks
 
 Script = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="EXPERIMENT")]
 Unknown = tyro.conf.Suppress[tuple[str, ...]]  # flags that are an experiment's own
+Runs = Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN...")]
 DataDir = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 Out = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
@@ -37,6 +38,31 @@ def check_out(folder: Path | None) -> None:
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not (there.is_dir() and os.access(there, os.W_OK)):
         raise UserError(f"--out {folder} cannot be made: {there} cannot be written to")
+
+
+def open_named(
+    folders: Sequence[Path],
+    names: Sequence[str],
+    step: int | Literal["best"] | None,
+    data_dir: Path | None,
+) -> dict[str, Trained]:
+    """The networks of runs by what to call them; without names, by their folders' names.
+
+    Raises:
+        UserError: there is no run, the names are not as many or not different, or `open_run`'s.
+    """
+    if not folders:
+        raise UserError("give at least one run folder")
+    if names and len(names) != len(folders):
+        raise UserError(f"--names gives {len(names)} names for {len(folders)} runs")
+    labels = names or [folder.resolve().name for folder in folders]
+    if len(set(labels)) < len(labels):
+        raise UserError(f"runs need different names, got {', '.join(labels)}: choose --names")
+    return {
+        name + network.run.removeprefix(str(folder)): network
+        for name, folder in zip(labels, folders, strict=True)
+        for network in open_networks(folder, step, data_dir)
+    }
 
 
 def one_network(

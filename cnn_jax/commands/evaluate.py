@@ -2,9 +2,8 @@
 
 import json as json_module
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -12,7 +11,7 @@ from rich.table import Table
 
 from cnn_jax import assess
 from cnn_jax.assess import Assessment
-from cnn_jax.commands.arguments import DataDir, Out, check_out
+from cnn_jax.commands.arguments import DataDir, Out, Runs, check_out
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate import open_networks
 from cnn_jax.feed import Kind
@@ -21,7 +20,7 @@ from cnn_jax.scores import Estimate
 
 
 def evaluate(
-    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN...")],
+    runs: Runs,
     split: str | None = None,
     step: int | Literal["best"] | None = None,
     data_dir: DataDir = None,

@@ -1,18 +1,15 @@
 """`page`: a file to draw in, and to see what networks make of it."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
-
-from cnn_jax.commands.arguments import DataDir
+from cnn_jax.commands.arguments import DataDir, Runs, open_named
 from cnn_jax.errors import UserError
-from cnn_jax.evaluate import open_networks
 from cnn_jax.page import make_page
 
 
 def page(
-    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN...")],
+    runs: Runs,
     out: Path = Path("page.html"),
     names: tuple[str, ...] = (),
     split: str | None = None,
@@ -36,24 +33,13 @@ def page(
         examples: Images of the split on the page.
         half: Write weights as float16: half the size. So is what is too large otherwise.
     """
-    if not runs:
-        raise UserError("page needs at least one run folder")
-    if names and len(names) != len(runs):
-        raise UserError(f"--names gives {len(names)} names for {len(runs)} runs")
-    labels = names or [folder.resolve().name for folder in runs]
-    if len(set(labels)) < len(labels):
-        raise UserError(f"runs need different names, got {', '.join(labels)}: choose --names")
     if out.suffix != ".html":
         raise UserError(f"--out must end in .html, got {out}")
     if out.exists():
         raise UserError(f"{out} exists: choose another --out")
     if not out.absolute().parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}")
-    networks = {
-        name + network.run.removeprefix(str(folder)): network
-        for name, folder in zip(labels, runs, strict=True)
-        for network in open_networks(folder, step, data_dir)
-    }
+    networks = open_named(runs, names, step, data_dir)
     html = make_page(networks, split, examples, half)
     out.write_text(html, encoding="utf-8")
     print(f"{out} ({len(html.encode()) / 1e6:.1f} MB)")

@@ -1,17 +1,15 @@
 """`plot`: learning curves."""
 
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
+from cnn_jax.commands.arguments import Runs
 from cnn_jax.errors import UserError
 from cnn_jax.figures import save
 from cnn_jax.summary import draw_curves
 
 
 def plot(
-    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")],
+    runs: Runs,
     metric: str = "accuracy",
     out: Path = Path("curves.png"),
 ) -> None:

@@ -2,21 +2,17 @@
 
 import json as json_module
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-import tyro
 from rich import box as boxes
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from cnn_jax.commands.arguments import DataDir, Out, check_out
+from cnn_jax.commands.arguments import DataDir, Out, Runs, check_out, open_named
 from cnn_jax.data.corrupt import SEVERITIES
 from cnn_jax.data.corrupt import corruption as corruption_named
-from cnn_jax.errors import UserError
-from cnn_jax.evaluate import open_networks
 from cnn_jax.figures import save
 from cnn_jax.figures import shift as figures
 from cnn_jax.shift import (
@@ -27,8 +23,6 @@ from cnn_jax.shift import (
     sweep_corruptions,
     sweep_shifts,
 )
-
-Runs = Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN...")]
 
 
 def shift(
@@ -65,15 +59,10 @@ def shift(
         out: New or empty folder for the numbers as JSON and the figures as PNG.
         json: Print JSON instead of tables.
     """
-    labels = _labels(runs, names)
     kinds = () if corruption is None else _corruptions(corruption)
     shift_offsets(max_shift, stride)
     check_out(out)
-    opened = {
-        name + network.run.removeprefix(str(folder)): network
-        for name, folder in zip(labels, runs, strict=True)
-        for network in open_networks(folder, step, data_dir)
-    }
+    opened = open_named(runs, names, step, data_dir)
     for trained in opened.values():
         trained.experiment.dataset.num_examples(split or trained.experiment.eval_split)
 
@@ -106,17 +95,6 @@ def shift(
             # Lines that a narrow terminal wraps are easier to read than cells that are cut.
             width = Console(width=1000).measure(table).maximum
             Console(width=max(Console().width, width)).print(table)
-
-
-def _labels(runs: Sequence[Path], names: Sequence[str]) -> Sequence[str]:
-    if not runs:
-        raise UserError("shift needs at least one run folder")
-    if names and len(names) != len(runs):
-        raise UserError(f"--names gives {len(names)} names for {len(runs)} runs")
-    labels = names or [folder.resolve().name for folder in runs]
-    if len(set(labels)) < len(labels):
-        raise UserError(f"runs need different names, got {', '.join(labels)}: choose --names")
-    return labels
 
 
 def _corruptions(given: str) -> Sequence[str]:

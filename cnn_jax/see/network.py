@@ -10,6 +10,7 @@ import numpy as np
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate import Trained
 from cnn_jax.models.inside import layer_kernels, layer_outputs
+from cnn_jax.predict import log_softmax
 from cnn_jax.step import prepare_images
 
 
@@ -22,8 +23,7 @@ class Seen(NamedTuple):
     @property
     def probabilities(self) -> np.ndarray:
         """The softmax of the logits, float64 [classes]."""
-        powers = np.exp(self.logits.astype(np.float64) - self.logits.max())
-        return powers / powers.sum()
+        return np.exp(log_softmax(self.logits))
 
 
 def look(trained: Trained, image: np.ndarray) -> Seen:

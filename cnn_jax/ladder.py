@@ -135,6 +135,7 @@ RUNGS = (
         [
             Result("simard2003_mnist-convnet-affine", "0.6 %", "MNIST, affine"),
             Result("simard2003_mnist-convnet-elastic", "0.4 %", "MNIST, elastic"),
+            Result("simard2003_mnist-convnet-elastic-300", "0.4 %", "MNIST, elastic, 300 epochs"),
         ],
     ),
     Rung(

@@ -2,7 +2,8 @@
 
     python -m experiments.many_seeds --out many_seeds.json
 
-RESULT: no record yet.
+16 seeds of 100 epochs on two CPU cores: 370 s together, 646 s one at a time, 1.7 times as long.
+Test accuracy 99.36 % ± 0.26 either way, at most 0 of 360 images apart.
 
 Every training is a process of its own, as its user would start it, and its seconds are from start
 to end, compilation included. Nothing that one compiled is there for the next. Half of the separate

@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
-import jax
 import numpy as np
 from jax import Array
 
@@ -109,9 +108,5 @@ def _blocks(
     if feed.resident:
         for start, stop in blocks:
             yield {"index": np.stack([indices_of(t) for t in range(start, stop)]).astype(np.int32)}
-    elif blocks:
-        steps = range(blocks[0][0], blocks[-1][1])
-        batches = stream(feed.dataset.open(feed.split), steps, indices_of, feed.readers)
-        for start, stop in blocks:
-            items = [next(batches) for _ in range(start, stop)]
-            yield jax.tree.map(lambda *x: np.stack(x), *items)
+    else:
+        yield from stream(feed.dataset.open(feed.split), blocks, indices_of, feed.readers)

@@ -13,7 +13,7 @@ import jax
 from jax.extend.backend import get_backend
 from packaging.requirements import Requirement
 
-ROOTS = ("jax", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "pillow")
+ROOTS = ("jax", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "pillow", "simplejpeg")
 JAX_SETTINGS = (
     "jax_enable_x64",
     "jax_default_matmul_precision",

@@ -12,7 +12,7 @@ import pytest
 from cnn_jax import feed as feeds
 from cnn_jax import parallel
 from cnn_jax.advance import split_into_blocks
-from cnn_jax.data import Dataset, array_dataset, batch_indices
+from cnn_jax.data import Batch, Dataset, array_dataset, batch_indices
 
 EXAMPLES, BATCH, STEPS, SEED = 30, 8, 11, 5  # almost three epochs
 
@@ -135,9 +135,9 @@ def test_a_split_is_held_if_it_takes_a_quarter_of_the_memory(
 def test_by_default_threads_read_ahead_of_the_step() -> None:
     threads = set()
 
-    def fetch(split: str, positions: list[int]) -> Any:
+    def fetch(split: str, positions: list[int], out: Batch) -> None:
         threads.add(threading.current_thread())
-        return GREY._fetch(split, positions)
+        GREY._fetch(split, positions, out)
 
     training_steps(dataclasses.replace(GREY, _fetch=fetch), "stream", readers=0)
     assert threads and threading.main_thread() not in threads

@@ -10,7 +10,8 @@ from cnn_jax.data import statistics
 from cnn_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]  # {"image": uint8 [n, H, W, C], "label": int32 [n]}
-Fetch = Callable[[str, list[int]], Batch]  # (stored split, positions in it) -> the examples there
+# (stored split, positions in it, out): writes the examples there to the arrays of out.
+Fetch = Callable[[str, list[int], Batch], None]
 
 
 @dataclass(frozen=True)
@@ -18,16 +19,22 @@ class Source:
     """Random access to the examples of one split or slice; threads may share it."""
 
     ranges: tuple[tuple[str, int, int], ...]  # (stored split, start, stop), one after the other
+    image_shape: tuple[int, int, int]
     _fetch: Fetch = field(repr=False)
 
     def __len__(self) -> int:
         return sum(stop - start for _, start, stop in self.ranges)
 
-    def read(self, indices: np.ndarray | Sequence[int]) -> Batch:
+    def empty(self, *shape: int) -> Batch:
+        """Arrays to read into: {"image": uint8 [*shape, H, W, C], "label": int32 [*shape]}."""
+        images = np.empty((*shape, *self.image_shape), np.uint8)
+        return {"image": images, "label": np.empty(shape, np.int32)}
+
+    def read(self, indices: np.ndarray | Sequence[int], out: Batch | None = None) -> Batch:
         """The examples at `indices` [n]: {"image": uint8 [n, H, W, C], "label": int32 [n]}.
 
-        Raises IndexError for an index outside 0 .. len-1, UserError for an image that cannot be
-        decoded.
+        They are written to `out` if given, arrays of that form. Raises IndexError for an index
+        outside 0 .. len-1, UserError for an image that cannot be decoded.
         """
         wanted = np.asarray(indices, dtype=np.int64)
         if wanted.ndim != 1 or wanted.size == 0:
@@ -36,18 +43,20 @@ class Source:
             raise IndexError(
                 f"indices {wanted.min()} .. {wanted.max()} are not all in 0 .. {len(self) - 1}"
             )
-        parts, places, begin = [], [], 0
+        batch, begin = out or self.empty(wanted.size), 0
         for split, start, stop in self.ranges:
             end = begin + stop - start
             (inside,) = np.nonzero((begin <= wanted) & (wanted < end))
-            if inside.size:
-                parts.append(self._fetch(split, (wanted[inside] - begin + start).tolist()))
-                places.append(inside)
+            positions = (wanted[inside] - begin + start).tolist()
+            if inside.size == wanted.size:
+                self._fetch(split, positions, batch)
+            elif inside.size:
+                part = self.empty(inside.size)
+                self._fetch(split, positions, part)
+                for key, values in part.items():
+                    batch[key][inside] = values
             begin = end
-        if len(parts) == 1:
-            return parts[0]
-        back = np.argsort(np.concatenate(places))
-        return {key: np.concatenate([part[key] for part in parts])[back] for key in parts[0]}
+        return batch
 
     def chunks(self, size: int = 1024) -> Iterator[Batch]:
         """All examples in stored order, `size` at a time."""
@@ -116,7 +125,8 @@ class Dataset:
 
     def open(self, split: str) -> Source:
         """Random access to `split`. Raises UserError if there is no such split."""
-        return Source(_ranges(self.name, split, self.shard_lengths), self._fetch)
+        ranges = _ranges(self.name, split, self.shard_lengths)
+        return Source(ranges, self.image_shape, self._fetch)
 
 
 def array_dataset(
@@ -145,8 +155,9 @@ def array_dataset(
             raise ValueError(f"{name} {split}: a label is outside 0 .. {len(class_names) - 1}")
         arrays[split] = {"image": images, "label": labels.astype(np.int32)}
 
-    def fetch(split: str, positions: list[int]) -> Batch:
-        return {key: values[positions] for key, values in arrays[split].items()}
+    def fetch(split: str, positions: list[int], out: Batch) -> None:
+        for key, values in arrays[split].items():
+            np.take(values, positions, axis=0, out=out[key], mode="clip")  # "raise" copies twice
 
     return Dataset(
         name=name,

@@ -68,15 +68,12 @@ def _load(dataset: Dataset, split: str, start: int, stop: int) -> Batch | None:
 
 def _decode_and_save(dataset: Dataset, split: str, start: int, stop: int) -> Batch:
     source = dataset.open(split)
-    arrays = {
-        "image": np.empty((stop - start, *dataset.image_shape), np.uint8),
-        "label": np.empty(stop - start, np.int32),
-    }
+    arrays = source.empty(stop - start)
 
     def fill(begin: int) -> None:
         end = min(begin + _CHUNK, stop)
-        for key, values in source.read(np.arange(begin, end)).items():
-            arrays[key][begin - start : end - start] = values
+        rows = {key: values[begin - start : end - start] for key, values in arrays.items()}
+        source.read(np.arange(begin, end), rows)
 
     with ThreadPoolExecutor() as threads:
         for _ in threads.map(fill, range(start, stop, _CHUNK)):

@@ -17,7 +17,7 @@ import jax
 import tyro
 from absl import logging as absl_logging
 
-from cnn_jax import parallel, runs
+from cnn_jax import compiled, parallel, runs
 from cnn_jax.data import content_sha256
 from cnn_jax.errors import Stopped, UserError
 from cnn_jax.experiment import Experiment
@@ -52,6 +52,8 @@ def main(
         options.check()
         if options.deterministic:
             parallel.choose_deterministic_kernels()
+        if _instead.get() is None:
+            compiled.keep()
         parallel.initialise_processes(
             options.distributed, options.coordinator, options.num_processes, options.process_id
         )

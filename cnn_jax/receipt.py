@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,13 @@ def environment() -> dict[str, Any]:
     devices = jax.devices()
     return {
         "python": platform.python_version(),
-        "packages": _versions(),
+        "packages": dict(_versions()),
         "source_sha256": source_sha256(),
         "revision": _git_revision(),
         "platform": devices[0].platform,
         "platform_version": " ".join(get_backend().platform_version.split()),
         "device": devices[0].device_kind,
-        "processor": _processor(),
+        "processor": processor(),
         "devices": len(devices),
         "cores": len(os.sched_getaffinity(0)),
         "processes": jax.process_count(),
@@ -79,7 +80,8 @@ def source_sha256(folder: Path = Path(__file__).parent) -> str:
     return digest.hexdigest()
 
 
-def _versions() -> dict[str, str]:
+@cache  # a process asks several times, for a fifth of a small network's start
+def _versions() -> Mapping[str, str]:
     """Of `ROOTS` and what they need here, by name."""
     found: dict[str, str] = {}
     waiting: list[str] = list(ROOTS)
@@ -88,18 +90,18 @@ def _versions() -> dict[str, str]:
         if name in found:
             continue
         try:
-            package = importlib.metadata.distribution(name)
+            package = importlib.metadata.metadata(name)
         except importlib.metadata.PackageNotFoundError:
             continue  # a dependency that is optional after all
-        found[name] = package.version
-        for line in package.requires or ():
+        found[name] = package["Version"]
+        for line in package.get_all("Requires-Dist") or ():
             needed = Requirement(line)
             if needed.marker is None or needed.marker.evaluate({"extra": ""}):
                 waiting.append(needed.name)
     return dict(sorted(found.items()))
 
 
-def _processor() -> str:
+def processor() -> str:
     """The CPU's model: its vector instructions decide how sums are rounded."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -25,7 +25,7 @@ def train_here(command: Sequence[str], *, cwd: Path, env: dict[str, str], **opti
     """In place of `subprocess.run`: the same training in this process."""
     assert command[:3] == [sys.executable, "-m", "experiments.lenet5_digits"]
     assert (cwd / "experiments" / "lenet5_digits.py").exists()
-    assert "JAX_COMPILATION_CACHE_DIR" not in env and "PATH" in env
+    assert env["JAX_ENABLE_COMPILATION_CACHE"] == "false" and "PATH" in env
     assert options == {"stdout": subprocess.DEVNULL, "check": True}
     with contextlib.redirect_stdout(io.StringIO()):
         cli.main(lenet5_digits.Config, lenet5_digits.build, arguments=command[3:])

@@ -4,6 +4,7 @@ import hashlib
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -24,7 +25,7 @@ def keep() -> None:
     folder cannot be written. Several processes may share it: they write the same, and what one
     was killed while writing is compiled again by those that meet it.
     """
-    config = jax.config
+    config: Any = jax.config
     if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
         return
     machine = f"{processor()} {len(os.sched_getaffinity(0))}"

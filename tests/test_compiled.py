@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import programs
@@ -13,6 +14,7 @@ import pytest
 
 from cnn_jax import compiled
 
+CONFIG: Any = jax.config
 SETTINGS = (
     "jax_compilation_cache_dir",
     "jax_enable_compilation_cache",
@@ -81,7 +83,7 @@ def ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def chosen() -> str | None:
     compiled.keep()
-    return jax.config.jax_compilation_cache_dir
+    return CONFIG.jax_compilation_cache_dir
 
 
 def test_each_processor_and_number_of_cores_has_a_folder(
@@ -101,7 +103,7 @@ def test_jaxs_own_variables_go_first(ours: Path) -> None:
     jax.config.update("jax_compilation_cache_dir", "elsewhere")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 7.0)
     assert chosen() == "elsewhere"
-    assert jax.config.jax_persistent_cache_min_compile_time_secs == 7.0
+    assert CONFIG.jax_persistent_cache_min_compile_time_secs == 7.0
     jax.config.update("jax_compilation_cache_dir", None)
     jax.config.update("jax_enable_compilation_cache", False)
     assert chosen() is None and not ours.exists()

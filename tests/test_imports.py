@@ -28,7 +28,7 @@ FENCES = {  # which modules may import a package
     "tensorflow": set(),
     "tensorflow_datasets": {"data"},
     "array_record": {"data"},
-    "PIL": {"data", "figures"},
+    "PIL": {"data", "figures", "experiments"},
     "simplejpeg": {"data", "experiments"},
     "h5py": {"data"},
     "orbax": {"checkpoint"},

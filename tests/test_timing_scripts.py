@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cnn_jax import cli
-from cnn_jax.data import array_dataset
+from cnn_jax.data import array_dataset, load_dataset, prepare
+from cnn_jax.data.prepared import encoded
 from cnn_jax.errors import UserError
 from cnn_jax.train import Options, train
-from experiments import lenet5_digits, lenet5_mnist, many_seeds, time_to_99
+from experiments import feeding, lenet5_digits, lenet5_mnist, many_seeds, time_to_99
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -102,3 +104,35 @@ def test_a_seed_that_never_gets_there_is_said(
     options = Options(steps_per_dispatch=5, eval_every=5, eval_batch_size=13)
     result = train(lenet5_mnist.build(recipe), tmp_path, options)
     assert run["accuracy"] == result["accuracy"]
+
+
+def test_feeding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every rate is of as many images; the decoders agree; starts are cold, then warm."""
+    random = np.random.default_rng(0)
+    folder = tmp_path / "photos" / "train" / "noise"
+    folder.mkdir(parents=True)
+    for i in range(12):
+        pixels = random.integers(0, 256, (20, 24, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.jpg")
+    prepare("folder/photos", tmp_path / "photos", tmp_path / "data", size=16)
+    commands = []
+
+    def begin(command: Sequence[str], *, cwd: Path, env: dict[str, str], **options: Any) -> None:
+        commands.append((command, env["JAX_COMPILATION_CACHE_DIR"]))
+
+    here = SimpleNamespace(run=begin, DEVNULL=subprocess.DEVNULL)
+    monkeypatch.setattr(feeding, "subprocess", here)
+    config = feeding.Config("folder/photos", batch_size=5, rounds=2, data_dir=tmp_path / "data")
+    record = feeding.run(config)
+    assert {"simplejpeg", "pillow"} <= record["bare"].keys() == feeding.decoders().keys()
+    assert record["bare"][record["best"]] == max(record["bare"].values())
+    assert record["streamed_share"] == record["streamed"] / record["bare"][record["best"]]
+    assert record["start"].keys() == feeding.STARTS.keys()
+    cold, warm, *others = commands  # of the same folder of programs, another run folder
+    assert cold[1] == warm[1] != others[0][1] and cold[0][:-1] == warm[0][:-1]
+    assert cold[0][-1] != warm[0][-1] and len(others) == 2
+    dataset = load_dataset("folder/photos", config.data_dir)
+    expected = dataset.open("train").read([3, 1])["image"]
+    stored = encoded(dataset, "train", [3, 1])
+    for decode in feeding.decoders().values():
+        np.testing.assert_array_equal([decode(data) for data in stored], expected)

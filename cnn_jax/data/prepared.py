@@ -5,7 +5,7 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -162,6 +162,20 @@ def _fetch_from(
                 ) from error
 
     return fetch
+
+
+def encoded(dataset: Dataset, split: str, positions: Iterable[int]) -> list[bytes]:
+    """Images of a stored split as they are stored, not decoded."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    assert dataset.folder is not None  # datasets in memory have nothing stored
+    info: Any = tfds.builder_from_directory(dataset.folder).info
+    image_key, _ = info.supervised_keys or ("image", "label")
+    stored, parse = info.splits[split], cast(Any, tf_example_pb2).Example.FromString
+    records = _Records(stored.filepaths, stored.shard_lengths)
+    features = (parse(records.read(position)).features.feature for position in positions)
+    return [feature[image_key].bytes_list.value[0] for feature in features]
 
 
 class _Records:

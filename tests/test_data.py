@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from cnn_jax import data
-from cnn_jax.data import derived, images, resident, statistics
+from cnn_jax.data import derived, images, prepared, resident, statistics
 from cnn_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -355,6 +357,21 @@ def test_a_broken_image_of_the_right_size_is_named(tmp_path: Path) -> None:
     source = data.load_dataset("wide", tmp_path).open("test")
     with pytest.raises(UserError, match="image 5 of split 'test' of dataset 'wide' is broken"):
         source.read([0, 5])
+
+
+def test_records_of_several_files_are_counted_on(tmp_path: Path) -> None:
+    files, lengths = [tmp_path / f"{i}.array_record" for i in range(3)], (2, 1, 4)
+    names = iter(range(7))
+    for file, length in zip(files, lengths, strict=True):
+        writer = ArrayRecordWriter(str(file), "group_size:1")
+        for _ in range(length):
+            writer.write(b"%d" % next(names))
+        writer.close()
+    records = prepared._Records(files, lengths)
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(records.read, [6, 0, 2, 3, 1, 5, 4] * 9)) == [
+            b"%d" % i for i in [6, 0, 2, 3, 1, 5, 4] * 9
+        ]
 
 
 # ---- resident ----

@@ -1,5 +1,6 @@
 """The benchmark: whom it asks and when, what it makes of the answers; that the work is alike."""
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.util
@@ -142,7 +143,8 @@ def test_the_tables_say_what_the_record_does() -> None:
     assert f"{step}| 1 G | 5.0 % | 3.3 % |\n" in text
     rates = "| forward | 1,000 | 2,000 | eager | 0.50 (0.50 to 0.50) "
     assert f"{rates}| 4 G | 20.0 % | 40.0 % |\n" in text
-    assert "| lenet5 | 5.0 s | 5.0 s | 2,000 MB | 2,000 MB |\n" in text
+    costs = "| lenet5 | 5.0 s | 5.0 s | 2,000 MB | 2,000 MB "
+    assert f"{costs}| 20 GFLOP/s | 10 GB/s |\n" in text
     assert "| LeNet-5 | 128 | 80 | 100 | 80.0 % (80.0 to 80.0) | 10,000 |\n" in text
 
 
@@ -170,6 +172,13 @@ def test_a_record_fills_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert table.filled(page) == f"before\n{content}\n{missing}"
 
 
+def test_a_peer_on_fewer_devices_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES=0"):
+        command.run(command.Config(peer="torch"))
+
+
 @pytest.mark.parametrize("changes", ({"rounds": 1}, {"seconds": 0.0}))
 def test_what_makes_no_sense_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="--rounds"):
@@ -192,7 +201,8 @@ def test_a_picture_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_a_worker_that_fails_says_why() -> None:
     with pytest.raises(WorkerFailed, match="JSONDecodeError"):
-        Worker("jax_worker", "no task")
+        with contextlib.closing(Worker("jax_worker", "no task")) as worker:
+            warm(worker)
 
 
 def test_a_tiny_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,10 +57,15 @@ def run(config: Config) -> dict[str, Any]:
     """Time each network, then the loops; say what came of them as they are done."""
     if config.rounds < 2 or config.seconds <= 0:
         raise UserError("--rounds must be at least 2, and --seconds more than 0")
-    if config.peer == "torch" and importlib.util.find_spec("torch") is None:
-        raise UserError("PyTorch is not installed: pip install torch, or leave out --peer torch")
     # A GPU is shared by the workers: each takes what it needs, as it needs it.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if config.peer == "torch" and importlib.util.find_spec("torch") is None:
+        raise UserError("PyTorch is not installed: pip install torch, or leave out --peer torch")
+    if config.peer == "torch" and jax.device_count() > 1:
+        raise UserError(
+            f"PyTorch is timed on one device, JAX sees {jax.device_count()}: "
+            "set CUDA_VISIBLE_DEVICES=0"
+        )
     names = tuple(SIZES) if config.model == "all" else (config.model,)
     asked = (config.batch_size, config.image_size, config.width, config.dtype)
     runs = [time_network(networks.default_task(name, *asked), config) for name in names]
@@ -75,22 +80,32 @@ def time_network(task: Task, config: Config) -> dict[str, Any]:
     say(f"{task.network}: building")
     given = json.dumps(dataclasses.asdict(task))
     about = preflight(networks.experiment(task), Options(), Path("."))["model"]
-    variants = VARIANTS[jax.default_backend()] if config.peer == "torch" else ()
+    backend = jax.default_backend()
+    variants = VARIANTS["cpu" if backend == "cpu" else "gpu"] if config.peer == "torch" else ()
     starts, failed = {}, {}
     with ExitStack() as stack:
-        workers: dict[str, Worker] = {}
-        for label in (OURS, *variants):
-            module = "jax_worker" if label == OURS else "torch_worker"
-            arguments = [given] if label == OURS else [given, label]
+        started = {OURS: Worker("jax_worker", given)}
+        started |= {label: Worker("torch_worker", given, label) for label in variants}
+        for worker in started.values():
+            stack.enter_context(closing(worker))
+        for worker in started.values():  # all have built before one compiles, which is timed
+            with suppress(WorkerFailed):  # said below
+                _ = worker.about
+        for label, worker in started.items():
             try:
-                worker = Worker(module, *arguments)
-                stack.enter_context(closing(worker))
-                starts[label], workers[label] = warm(worker), worker
+                starts[label] = warm(worker)
             except WorkerFailed as failure:
                 if label == OURS:
                     raise
                 failed[label] = str(failure)
                 say(f"{task.network}: {label} is left out: {failure}")
+        workers = {label: started[label] for label in starts}
+        elsewhere = {worker.about["platform"] for worker in workers.values()} - {backend}
+        if elsewhere:
+            raise UserError(
+                f"JAX computes on {backend}, PyTorch on {elsewhere.pop()}: "
+                "install both for the same device"
+            )
         say(f"{task.network}: {config.rounds} rounds of {', '.join(workers)}")
         samples = take_rounds(workers, config.rounds, config.seconds)
         versions = {label: worker.about["version"] for label, worker in workers.items()}

@@ -24,7 +24,8 @@ DEVICES = "--xla_force_host_platform_device_count"
 class Asked(Protocol):
     """What answers requests: a `Worker`, or what stands in for one in a test."""
 
-    about: Mapping[str, Any]
+    @property
+    def about(self) -> Mapping[str, Any]: ...
 
     def ask(self, **request: Any) -> dict[str, Any]: ...
 
@@ -38,12 +39,13 @@ class Worker:
 
     def __init__(self, module: str, *arguments: str, devices: int = 1):
         """Start `python -m experiments.speed.module arguments`, on so many simulated devices if it
-        is JAX, and wait until it has built its benchmarks.
+        is JAX. It builds its benchmarks while others do.
         """
         environment = {name: value for name, value in os.environ.items() if name != CACHE}
         if devices > 1:
             flags = (environment.get("XLA_FLAGS", ""), f"{DEVICES}={devices}")
             environment["XLA_FLAGS"] = " ".join(flags).strip()
+        self._about: Mapping[str, Any] | None = None
         self._said = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
             [sys.executable, "-m", f"experiments.speed.{module}", *arguments],
@@ -54,11 +56,13 @@ class Worker:
             cwd=ROOT,
             env=environment,
         )
-        try:
-            self.about: Mapping[str, Any] = self._answer()
-        except BaseException:
-            self.close()
-            raise
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What it says of itself once all is built."""
+        if self._about is None:
+            self._about = self._answer()
+        return self._about
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """Send a request, see `worker.serve`, and wait for its answer."""

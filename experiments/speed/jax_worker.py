@@ -101,7 +101,7 @@ def main(task: Task) -> None:
     if not task.training_only:
         benchmarks |= {"forward": forward(own, feed)}
         benchmarks |= {"gemm": matrix_product(task.dtype), "copy": copy()}
-    about = {"version": jax.__version__, "devices": jax.device_count()}
+    about = {"version": jax.__version__, "platform": jax.default_backend()}
     serve(benchmarks, about, device_peak)
 
 

@@ -49,9 +49,9 @@ def speed(runs: Iterable[Mapping[str, Any]]) -> str:
 
 
 def starts(runs: Iterable[Mapping[str, Any]]) -> str:
-    """A line per network: what the first step costs, and memory."""
-    head = ("network", "compiling", "PyTorch's first step", "peak memory", "PyTorch's")
-    rows: list[Row] = [head]
+    """A line per network: what the first step costs, memory, and what the device can do."""
+    head = ("network", "compiling", "PyTorch's", "peak memory", "PyTorch's")
+    rows: list[Row] = [(*head, "matrix product", "copying")]
     for run in runs:
         label, own = run["best_peer"].get("train"), run["contestants"]["jax"]
         theirs = ("-", "-")
@@ -59,7 +59,9 @@ def starts(runs: Iterable[Mapping[str, Any]]) -> str:
             peer = run["contestants"][label]
             theirs = (_waited(peer), f"{peer['peak_bytes'] / 1e6:,.0f} MB")
         memory = f"{own['peak_bytes'] / 1e6:,.0f} MB"
-        rows.append((run["network"], _waited(own), theirs[0], memory, theirs[1]))
+        limits = (f"{run['limits']['gemm_per_second'] / 1e9:,.0f} GFLOP/s",)
+        limits += (f"{run['limits']['copy_per_second'] / 1e9:,.0f} GB/s",)
+        rows.append((run["network"], _waited(own), theirs[0], memory, theirs[1], *limits))
     return markdown(rows)
 
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -127,7 +127,7 @@ def main(task: Task, variant: str) -> None:
     if variant == "eager":
         benchmarks |= {"gemm": matrix_product(peer)}
     on_gpu = peer.device.type == "cuda"
-    about: dict[str, Any] = {"version": torch.__version__, "threads": torch.get_num_threads()}
+    about = {"version": torch.__version__, "platform": "gpu" if on_gpu else "cpu"}
     serve(benchmarks, about, lambda: torch.cuda.max_memory_allocated() if on_gpu else None)
 
 

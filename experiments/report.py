@@ -81,7 +81,9 @@ def program(config_class: type[Any], run: Callable[[Any], dict[str, Any]]) -> No
         print(json.dumps(result))
         places = [name for name, value in vars(config).items() if isinstance(value, Path)]
         settings = runs.to_json(dataclasses.replace(config, **dict.fromkeys(places)))
-        record = {"experiment": Path(script.__file__ or "").stem, "config": settings}
+        place = Path(script.__file__ or "")
+        name = place.parent.name if place.stem == "__main__" else place.stem
+        record = {"experiment": name, "config": settings}
         if config.out is not None:
             write_json(config.out, record | {"environment": environment()} | result)
 

@@ -1,0 +1,1 @@
+"""How fast: this package beside PyTorch, and beside the limits of the machine."""

@@ -1,0 +1,130 @@
+"""The tables of docs/speed.md, from the records.
+
+python -m experiments.speed.table
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cnn_jax import ladder
+
+PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
+# A record that is not there yet has its place: the file's name, what stands there, the end.
+PLACE = re.compile(r"(<!-- (speed-[\w-]+\.json) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+MISSING = "No record yet.\n"
+
+Row = tuple[str, ...]
+
+
+def tables(record: Mapping[str, Any]) -> str:
+    """All that a record of `experiments.speed` says, in Markdown."""
+    parts = [speed(record["runs"]), starts(record["runs"])]
+    return "\n".join(parts + [loops(record["loops"])] * bool(record["loops"]))
+
+
+def speed(runs: Iterable[Mapping[str, Any]]) -> str:
+    """A line per network and kind of work: throughputs, ratio, share of the matrix product's."""
+    head = ("network", "work", "images/s", "PyTorch", "its best variant", "ratio (quartiles)")
+    rows: list[Row] = [(*head, "FLOP/s", "of the matrix product's", "PyTorch's share")]
+    for run in runs:
+        for work, title in (("train", "training step"), ("forward", "forward")):
+            flops = run["flops_training" if work == "train" else "flops_forward"]
+            ours = run["contestants"]["jax"][work]["median"]
+            limit = run["limits"]["gemm_per_second"]
+            label, theirs = run["best_peer"].get(work), ("-", "-", "-", "-")
+            if label is not None:
+                peer = run["contestants"][label][work]["median"]
+                ratio = run["ratio"][work]
+                between = f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+                share = f"{100 * flops / peer / limit:.1f} %"
+                theirs = (f"{1 / peer:,.0f}", label.replace("_", " "), between, share)
+            size = f"{run['batch_size']} × {run['image_size']}²"
+            name = f"{run['network']}, {size}, {run['dtype']}"
+            own = (f"{flops / ours / 1e9:,.0f} G", f"{100 * flops / ours / limit:.1f} %")
+            rows.append((name, title, f"{1 / ours:,.0f}", *theirs[:3], *own, theirs[3]))
+    return markdown(rows)
+
+
+def starts(runs: Iterable[Mapping[str, Any]]) -> str:
+    """A line per network: what the first step costs, memory, and what the device can do."""
+    head = ("network", "compiling", "PyTorch's", "peak memory", "PyTorch's")
+    rows: list[Row] = [(*head, "matrix product", "copying")]
+    for run in runs:
+        label, own = run["best_peer"].get("train"), run["contestants"]["jax"]
+        theirs = ("-", "-")
+        if label is not None:
+            peer = run["contestants"][label]
+            theirs = (_waited(peer), f"{peer['peak_bytes'] / 1e6:,.0f} MB")
+        memory = f"{own['peak_bytes'] / 1e6:,.0f} MB"
+        limits = (f"{run['limits']['gemm_per_second'] / 1e9:,.0f} GFLOP/s",)
+        limits += (f"{run['limits']['copy_per_second'] / 1e9:,.0f} GB/s",)
+        rows.append((run["network"], _waited(own), theirs[0], memory, theirs[1], *limits))
+    return markdown(rows)
+
+
+def loops(rows: Iterable[Mapping[str, Any]]) -> str:
+    """A line per loop: images/s of it, of its bare steps, of its input alone."""
+    head = ("loop", "batch", "images/s", "bare steps", "share (quartiles)", "input alone")
+    lines: list[Row] = [head]
+    for row in rows:
+        share = row["share"]
+        between = f"{100 * share['median']:.1f} % ({100 * share['low']:.1f} to "
+        between += f"{100 * share['high']:.1f})"
+        rate = {name: f"{1 / row[name]['median']:,.0f}" for name in ("loop", "bare", "pipeline")}
+        measured = (rate["loop"], rate["bare"], between, rate["pipeline"])
+        lines.append((row["name"], f"{row['batch_size']}", *measured))
+    return markdown(lines)
+
+
+def markdown(rows: list[Row]) -> str:
+    lines = [rows[0], ("---",) * len(rows[0]), *rows[1:]]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def filled(text: str) -> str:
+    """The page with the table of each record that there is in its place."""
+
+    def fill(place: re.Match[str]) -> str:
+        path = ladder.RECORDS / place[2]
+        content = MISSING
+        if path.exists():
+            record = json.loads(path.read_text())
+            content = growth(record) if record["experiment"] == "growth" else tables(record)
+        return place[1] + content + place[4]
+
+    return PLACE.sub(fill, text)
+
+
+def growth(record: Mapping[str, Any]) -> str:
+    """Throughput over each sweep, and the estimate for more devices."""
+    sweeps: list[Row] = [("grows", "network", "images/s")]
+    for sweep in record["sweeps"]:
+        points = zip(sweep["values"], sweep["seconds"], strict=True)
+        rates = [f"{x:g}: {1 / seconds['median']:,.0f}" for x, seconds in points]
+        sweeps.append((sweep["grows"].replace("_", " "), sweep["network"], ", ".join(rates)))
+    head = ("devices", "network", "step alone", "gradients", "all-reduce", "efficiency")
+    estimate: list[Row] = [head]
+    for row in record["estimate"]:
+        estimate.append(
+            (
+                row["devices"],
+                row["network"],
+                f"{1000 * row['step_seconds']:.3g} ms",
+                f"{row['gradient_bytes'] / 1e6:,.1f} MB",
+                f"{1000 * row['reduce_seconds']:.3g} ms",
+                f"{100 * row['efficiency']:.0f} %",
+            )
+        )
+    return markdown(sweeps) + "\n" + markdown(estimate)
+
+
+def _waited(contestant: Mapping[str, Any]) -> str:
+    seconds = contestant["first_seconds"] - contestant["call_seconds"]
+    return f"{max(0.0, seconds):.1f} s"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text()))

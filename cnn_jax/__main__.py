@@ -7,6 +7,7 @@ python -m cnn_jax reproduce runs/lenet5_digits-1a2b3c4d
 python -m cnn_jax shift runs/lenet5_digits-1a2b3c4d --max-shift 4 --out pictures
 python -m cnn_jax convolve digits:test:3 --kernel top-edge --out edges
 python -m cnn_jax maps runs/lenet5_digits-1a2b3c4d --index 3 --out maps
+python -m cnn_jax maximize runs/lenet5_digits-1a2b3c4d --layer C3 --unit 4 --out patches
 python -m cnn_jax page runs/lenet5_digits-1a2b3c4d --out page.html
 """
 
@@ -23,6 +24,7 @@ from cnn_jax.commands.evaluate import evaluate
 from cnn_jax.commands.kernels import kernels
 from cnn_jax.commands.ladder import ladder
 from cnn_jax.commands.maps import maps
+from cnn_jax.commands.maximize import maximize
 from cnn_jax.commands.page import page
 from cnn_jax.commands.plot import plot
 from cnn_jax.commands.preflight import preflight
@@ -72,6 +74,7 @@ COMMANDS = {
     "convolve": convolve,
     "maps": maps,
     "kernels": kernels,
+    "maximize": maximize,
     "data": data_command,
     "ladder": ladder,
 }

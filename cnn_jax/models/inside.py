@@ -1,5 +1,6 @@
 """What a network's layers hold and give, by the papers' names of the layers."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -32,33 +33,73 @@ def layer_outputs(model: Any, variables: Any, images: Array) -> tuple[Array, dic
     _check_flax(model)
     names: list[str] = []
 
-    def noted(module: nn.Module, method: str) -> bool:
-        inside = method == "__call__" and bool(module.path)
-        if inside:
-            names.append("/".join(module.path))
-        return inside
+    def noted(name: str) -> bool:
+        names.append(name)
+        return True
 
     @jax.jit
-    def compute(variables: Any, images: Array) -> tuple[Array, Any]:
+    def compute(variables: Any, images: Array) -> tuple[Array, dict[str, Any]]:
         names.clear()
-        logits, state = model.apply(
-            variables,
-            images,
-            train=False,
-            keys=None,
-            capture_intermediates=noted,
-            mutable=["intermediates"],
-        )
-        return logits, state["intermediates"]
+        return _captured(model, variables, images, noted)
 
     logits, tree = compute(variables, images)
-    found: dict[str, Array] = {}
-    for name in names:
-        layer = tree
-        for part in name.split("/"):
-            layer = layer[part]
-        found[name] = layer["__call__"][-1]
+    found = {name: tree[name] for name in names}
     return logits, {name: x for name, x in found.items() if isinstance(x, jax.Array)}
+
+
+def layer_output(model: Any, variables: Any, images: Array, layer: str) -> Array:
+    """What one layer makes of images [B, ...]; to be compiled, which leaves out all that follows.
+
+    Arguments and errors: `layer_outputs`'s; there must be such a layer.
+    """
+    _check_flax(model)
+    return _captured(model, variables, images, lambda name: name == layer)[1][layer]
+
+
+def layer_shapes(model: Any, variables: Any, images: Any) -> dict[str, tuple[int, ...]]:
+    """Of every layer the shape that it gives of one image; computes nothing.
+
+    Arguments, of which the shapes alone matter, and errors: `layer_outputs`'s.
+    """
+    _check_flax(model)
+    names: list[str] = []
+
+    def noted(name: str) -> bool:
+        names.append(name)
+        return True
+
+    _, tree = jax.eval_shape(lambda v, x: _captured(model, v, x, noted), variables, images)
+    found = {name: tree[name] for name in names}
+    return {name: x.shape[1:] for name, x in found.items() if hasattr(x, "shape")}
+
+
+def _captured(
+    model: Any, variables: Any, images: Any, wanted: Callable[[str], bool]
+) -> tuple[Array, dict[str, Any]]:
+    """The logits, and {name: output} of the layers that are wanted, in no order."""
+
+    def inside(module: nn.Module, method: str) -> bool:
+        return method == "__call__" and bool(module.path) and wanted("/".join(module.path))
+
+    logits, state = model.apply(
+        variables,
+        images,
+        train=False,
+        keys=None,
+        capture_intermediates=inside,
+        mutable=["intermediates"],
+    )
+    found: dict[str, Any] = {}
+
+    def collect(tree: Any, path: tuple[str, ...]) -> None:
+        for name, branch in tree.items():
+            if name == "__call__":
+                found["/".join(path)] = branch[-1]
+            else:
+                collect(branch, (*path, name))
+
+    collect(state["intermediates"], ())
+    return logits, found
 
 
 def layer_kernels(model: Any, variables: Any, images: Array) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """What a trained network makes of one image, layer by layer, and the kernels that it learned."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,8 @@ from cnn_jax.evaluate import Trained
 from cnn_jax.models.inside import layer_kernels, layer_outputs
 from cnn_jax.predict import log_softmax
 from cnn_jax.step import prepare_images
+
+T = TypeVar("T")
 
 
 class Seen(NamedTuple):
@@ -32,7 +34,7 @@ def look(trained: Trained, image: np.ndarray) -> Seen:
     Raises:
         UserError: the network is no Flax module.
     """
-    images = _prepared(trained, image)
+    images = prepared(trained, image)
     variables = {"params": trained.params, **trained.model_state}
     logits, layers = layer_outputs(trained.experiment.model, variables, images)
     return Seen(np.asarray(logits)[0], {name: np.asarray(x)[0] for name, x in layers.items()})
@@ -46,10 +48,10 @@ def kernels(trained: Trained) -> dict[str, np.ndarray]:
     """
     blank = np.zeros(trained.experiment.dataset.image_shape, np.uint8)
     variables = {"params": trained.params, **trained.model_state}
-    return layer_kernels(trained.experiment.model, variables, _prepared(trained, blank))
+    return layer_kernels(trained.experiment.model, variables, prepared(trained, blank))
 
 
-def chosen(found: dict[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+def chosen(found: dict[str, T], names: Sequence[str]) -> dict[str, T]:
     """The layers of these names, in the network's order; of none, all.
 
     Raises:
@@ -61,7 +63,8 @@ def chosen(found: dict[str, np.ndarray], names: Sequence[str]) -> dict[str, np.n
     return {name: x for name, x in found.items() if name in names or not names}
 
 
-def _prepared(trained: Trained, image: np.ndarray) -> jax.Array:
+def prepared(trained: Trained, image: np.ndarray) -> jax.Array:
+    """An image, uint8 [H, W, C], as the network sees it in evaluation: float32 [1, H', W', C]."""
     experiment = trained.experiment
     images = jnp.asarray(image)[None]
     return prepare_images(experiment, experiment.eval_transforms, images, keys=None)

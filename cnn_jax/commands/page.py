@@ -31,7 +31,7 @@ def page(
         step: Which checkpoint: a step, or best. Default: the last.
         data_dir: Where prepared datasets lie. Default: where the runs had them.
         examples: Images of the split on the page.
-        half: Write weights as float16: half the size. So is what is too large otherwise.
+        half: Write weights as int16: half the size. So is what is too large otherwise.
     """
     if out.suffix != ".html":
         raise UserError(f"--out must end in .html, got {out}")

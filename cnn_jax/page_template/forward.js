@@ -24,23 +24,17 @@ function decodeBytes(base64) {
   return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
 }
 
-function decodeArray({ type, base64 }) {
+// Typed arrays would read in the machine's byte order; the page is little endian everywhere.
+function decodeArray({ type, base64, scale }) {
   const view = new DataView(decodeBytes(base64).buffer);
   if (type === "float32") {
-    // A typed array would read in the machine's byte order; the page is little endian everywhere.
     return Float32Array.from({ length: view.byteLength / 4 }, (_, i) => view.getFloat32(4 * i, true));
   }
-  return Float32Array.from({ length: view.byteLength / 2 }, (_, i) => half(view.getUint16(2 * i, true)));
-}
-
-// A float16 as a number: sign, 5 bits of exponent, 10 of fraction. Not all browsers have one.
-function half(bits) {
-  const sign = bits & 0x8000 ? -1 : 1;
-  const exponent = (bits >> 10) & 31;
-  const fraction = bits & 1023;
-  if (exponent === 0) return sign * fraction * 2 ** -24;
-  if (exponent === 31) return fraction ? NaN : sign * Infinity;
-  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+  const units = decodeArray(scale); // the last axis
+  return Float32Array.from(
+    { length: view.byteLength / 2 },
+    (_, i) => view.getInt16(2 * i, true) * units[i % units.length],
+  );
 }
 
 function decodeExamples({ images, labels, height, width }) {

@@ -23,6 +23,17 @@ function refresh() {
   look();
 }
 
+// The same, once per frame of the screen, however many strokes there are in it.
+let awaited = false;
+function refreshSoon() {
+  if (awaited) return;
+  awaited = true;
+  requestAnimationFrame(() => {
+    awaited = false;
+    refresh();
+  });
+}
+
 // After a change of what is looked at: the maps, the unit, and its field on the drawing.
 function look() {
   const { layers } = networks[state.network];
@@ -185,15 +196,18 @@ function start() {
   listenToButtons();
   listenToPad(() => {
     markExample(null);
-    refresh();
+    refreshSoon();
   });
   listenToHand();
   listenToMap();
   window.addEventListener("keydown", onKey);
+  dark.addEventListener("change", refresh);
   window.addEventListener("resize", () => {
+    measureRoom();
     buildStages();
     look();
   });
+  measureRoom();
   take(examples[0].image);
   computed = networks.map(({ layers }) => forward(layers, pad.image));
   // A convolutional network has the more to show.

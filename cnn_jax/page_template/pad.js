@@ -6,8 +6,13 @@ const pad = {
   moved: [0, 0], // pixels down, right
   image: new Float32Array(content.height * content.width), // what the networks see
   erasing: false,
+  pointer: null, // the finger or mouse that draws
   numbers: false,
   last: null, // where the stroke was, in pixels of the image
+  cursor: null, // [row, column] of the keyboard's pen, while the drawing has the focus
+  down: false, // that pen
+  field: null, // what a unit sees
+  room: 280, // CSS pixels across
 };
 
 // The image moved down and to the right; what moves in is black.
@@ -71,7 +76,11 @@ function stroke(from, to) {
 // CSS pixels of one pixel of the drawing: with numbers, enough to read them.
 function padCell() {
   if (pad.numbers) return Math.max(26, Math.floor(280 / content.width));
-  return Math.max(1, Math.floor(Math.min(280, document.body.clientWidth - 32) / content.width));
+  return Math.max(1, Math.floor(Math.min(280, pad.room) / content.width));
+}
+
+function measureRoom() {
+  pad.room = document.body.clientWidth - 32;
 }
 
 // Larger than its frame, so that a finger on it scrolls instead of drawing.
@@ -80,7 +89,8 @@ function padIsZoomed() {
 }
 
 // The drawing, and on it the field [top, left, bottom, right] of a unit, or null.
-function paintPad(field) {
+function paintPad(field = pad.field) {
+  pad.field = field;
   const { height, width } = content;
   const size = padCell();
   const canvas = document.getElementById("pad");
@@ -91,6 +101,13 @@ function paintPad(field) {
   if (pad.numbers) {
     const format = (ink) => String(Math.round(255 * ink));
     paintNumbers(context, 0, 0, height, width, size, at, greyColour, format);
+  }
+  if (pad.cursor) {
+    const [y, x] = pad.cursor;
+    // Light about dark, so that it is seen on ink and paper, however fine the grid.
+    const box = [x * size - 2, y * size - 2, size + 4, size + 4];
+    outline(context, ...box, "#000", 4);
+    outline(context, ...box, pad.down ? MARK : "#fff", 2);
   }
   if (field) {
     const [top, left, bottom, right] = field;
@@ -115,21 +132,75 @@ function listenToPad(changed) {
   };
   canvas.addEventListener("pointerdown", (event) => {
     if (event.pointerType === "touch" && padIsZoomed()) return;
+    if (pad.last !== null || event.button > 0) return; // a second finger, another button
     canvas.setPointerCapture(event.pointerId);
+    pad.pointer = event.pointerId;
     pad.last = place(event);
     stroke(pad.last, pad.last);
     changed();
   });
   canvas.addEventListener("pointermove", (event) => {
-    if (pad.last === null) return;
-    const now = place(event);
-    stroke(pad.last, now);
-    pad.last = now;
+    if (pad.last === null || event.pointerId !== pad.pointer) return;
+    // All places since the last frame, or fast strokes would have corners.
+    const all = event.getCoalescedEvents ? event.getCoalescedEvents() : [];
+    for (const each of all.length ? all : [event]) {
+      const now = place(each);
+      stroke(pad.last, now);
+      pad.last = now;
+    }
     changed();
   });
   for (const end of ["pointerup", "pointercancel"]) {
-    canvas.addEventListener(end, () => {
-      pad.last = null;
+    canvas.addEventListener(end, (event) => {
+      if (event.pointerId === pad.pointer) pad.last = null;
     });
   }
+  listenToPen(canvas, changed);
+}
+
+// Drawing with the keyboard: arrow keys move a pen, Space dots, Enter lowers it or lifts it.
+function listenToPen(canvas, changed) {
+  const { height, width } = content;
+  const middle = ([y, x]) => [x + 0.5, y + 0.5];
+  const say = (what) => {
+    const [y, x] = pad.cursor;
+    const ink = Math.round(100 * pad.image[y * width + x]);
+    document.getElementById("pen").textContent = `${what}row ${y + 1}, column ${x + 1}, ink ${ink} %`;
+  };
+  canvas.addEventListener("focus", () => {
+    if (!canvas.matches(":focus-visible")) return; // by a pointer
+    pad.cursor = [Math.floor(height / 2), Math.floor(width / 2)];
+    paintPad();
+    say("Pen at ");
+  });
+  canvas.addEventListener("blur", () => {
+    [pad.cursor, pad.down] = [null, false];
+    paintPad();
+    document.getElementById("pen").textContent = "";
+  });
+  canvas.addEventListener("keydown", (event) => {
+    const step = ARROWS[event.key];
+    const act = step || event.key === " " || event.key === "Enter";
+    if (!act || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    event.stopPropagation(); // or the drawing would move
+    const from = pad.cursor || [Math.floor(height / 2), Math.floor(width / 2)];
+    pad.cursor = from;
+    let what = "";
+    if (event.key === "Enter") {
+      pad.down = !pad.down;
+      what = pad.down ? "Pen down at " : "Pen up at ";
+    }
+    if (step) {
+      const within = (value, size) => Math.min(Math.max(value, 0), size - 1);
+      pad.cursor = [within(from[0] + step[0], height), within(from[1] + step[1], width)];
+    }
+    if (pad.down || event.key === " ") {
+      stroke(middle(from), middle(pad.cursor));
+      changed();
+    } else {
+      paintPad();
+    }
+    say(what);
+  });
 }

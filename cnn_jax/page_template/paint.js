@@ -5,20 +5,33 @@ const BLUE = [33, 102, 172];
 const RED = [178, 24, 43];
 const MARK = "#f28e2b"; // seen on white, black, red and blue alike
 
+// A colour of page.css. Kept, since asking for it makes the browser work out all styles.
+const kept = new Map();
+const dark = window.matchMedia("(prefers-color-scheme: dark)");
+dark.addEventListener("change", () => kept.clear());
+
 function css(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  if (!kept.has(name)) {
+    kept.set(name, getComputedStyle(document.documentElement).getPropertyValue(name).trim());
+  }
+  return kept.get(name);
 }
+
+// All colours once, so that painting makes no array per cell.
+const STEPS = 255;
+const SIGNED = Array.from({ length: 2 * STEPS + 1 }, (_, i) => {
+  const share = Math.abs(i - STEPS) / STEPS;
+  return (i < STEPS ? BLUE : RED).map((c) => Math.round(255 + (c - 255) * share));
+});
+const GREY = Array.from({ length: 256 }, (_, level) => [level, level, level]);
 
 // Blue below zero, white at zero, red above: [r, g, b] of a number between -1 and 1.
 function signedColour(value) {
-  const end = value < 0 ? BLUE : RED;
-  const share = Math.min(Math.abs(value), 1);
-  return end.map((c) => Math.round(255 + (c - 255) * share));
+  return SIGNED[STEPS + Math.round(STEPS * Math.min(Math.max(value, -1), 1))] || SIGNED[STEPS];
 }
 
 function greyColour(value) {
-  const level = Math.round(255 * Math.min(Math.max(value, 0), 1));
-  return [level, level, level];
+  return GREY[Math.round(255 * Math.min(Math.max(value, 0), 1))];
 }
 
 function largest(data) {
@@ -28,7 +41,7 @@ function largest(data) {
 }
 
 // A canvas of `width` by `height` CSS pixels, as fine as the screen; its context in CSS pixels.
-// `offsetWidth` must not be asked for between two of these: it would lay the page out each time.
+// Sizes of elements must not be asked for between two of these: that lays the page out each time.
 function prepare(canvas, width, height) {
   const ratio = window.devicePixelRatio || 1;
   const [w, h] = [Math.round(width * ratio), Math.round(height * ratio)];
@@ -49,19 +62,24 @@ function frame(context, left, top, width, height, colour) {
 }
 
 const scratch = document.createElement("canvas");
+const scratchContext = scratch.getContext("2d");
 
 // A grid of rows x columns numbers as cells of `size` CSS pixels. `at(i)` is the number of cell i.
 function paintGrid(context, left, top, rows, columns, size, at, colour) {
   [scratch.width, scratch.height] = [columns, rows];
-  const own = scratch.getContext("2d");
-  const image = own.createImageData(columns, rows);
+  const image = scratchContext.createImageData(columns, rows);
+  const { data } = image;
   for (let i = 0; i < rows * columns; i++) {
     const value = at(i);
     if (value === undefined) continue; // an unfinished last row stays open
     const [r, g, b] = colour(value);
-    image.data.set([r, g, b, 255], 4 * i);
+    const k = 4 * i;
+    data[k] = r;
+    data[k + 1] = g;
+    data[k + 2] = b;
+    data[k + 3] = 255;
   }
-  own.putImageData(image, 0, 0);
+  scratchContext.putImageData(image, 0, 0);
   context.drawImage(scratch, left, top, columns * size, rows * size);
 }
 

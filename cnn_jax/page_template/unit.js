@@ -66,12 +66,13 @@ function showField(field) {
 // Fill the panel: with a hint as long as no unit is chosen.
 function showUnit(layers, values, stages, chosen, field) {
   const panel = document.getElementById("unit");
-  const width = (panel.clientWidth || 400) - 32; // less its padding
   if (chosen === null) {
     const hint = "Point at a unit of a layer, or choose one with the keyboard.";
-    panel.replaceChildren(element("h3", { text: "A unit" }), element("p", { text: hint }));
+    const there = panel.lastElementChild?.textContent === hint; // not to be read out again
+    if (!there) panel.replaceChildren(element("h3", { text: "A unit" }), element("p", { text: hint }));
     return;
   }
+  const width = (panel.clientWidth || 400) - 32; // less its padding
   const stage = stages[chosen.stage];
   const explained = explainUnit(layers, values, stage, chosen.unit);
   const title = nameUnit(stage, chosen.unit, chosen.stage === stages.length - 1);

@@ -54,6 +54,7 @@ TABLE = {
 }
 OTHERS = {
     "__init__",
+    "guide",
     "report",
     "checkpointing",
     "many_seeds",

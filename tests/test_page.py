@@ -69,7 +69,7 @@ def test_half_precision_is_near(networks: dict[str, Trained], tmp_path: Path) ->
     html = page.make_page(one, "train[:50]", examples=50, half=True)
     (found,) = in_node(html, tmp_path, ALL)
     expected = probabilities(one["LeNet-5"], "train[:50]")
-    np.testing.assert_allclose(found, expected, rtol=0, atol=5e-4)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
     assert len(html) < 0.75 * len(page.make_page(one, "train[:50]", examples=50))
 
 

@@ -21,6 +21,7 @@ from cnn_jax.see.convolution import convolve, kernel_of
 from experiments import guide
 
 TEXT = guide.GUIDE.read_text()
+WORDS = " ".join(TEXT.split())  # where lines end does not matter
 README = (guide.GUIDE.parents[1] / "README.md").read_text()
 FIGURES = guide.GUIDE.parent / "pictures"
 
@@ -55,12 +56,12 @@ def test_the_first_command_says_what_the_guide_says(
     _, *arguments = guide.commands()[0]
     program.main([*arguments, "--no-animation"])
     line = capsys.readouterr().out.splitlines()[0]
-    assert f"`{line}`" in TEXT
+    assert f"`{line}`" in WORDS
     drawn = (tmp_path / "edges" / "convolution.png").read_bytes()
     assert drawn == (FIGURES / "guide-edges-convolution.png").read_bytes()
 
 
-@pytest.mark.parametrize("kernel", re.findall(r"`--kernel (.*?)`", TEXT))
+@pytest.mark.parametrize("kernel", re.findall(r"`--kernel (.*?)`", WORDS))
 def test_the_other_kernels_are_kernels(kernel: str) -> None:
     image = load_dataset("digits").open("test").read([3])["image"][0]
     (word,) = shlex.split(kernel)
@@ -87,8 +88,8 @@ def test_sizes_are_those_of_the_networks() -> None:
     for layer, size in (("C1", "5 × 5"), ("C3", "14 × 14")):
         field = receptive_field(lenet, (28, 28, 1), layer)
         assert field is not None and f"{field.size[0]} × {field.size[1]}" == size
-        assert size in TEXT
-    assert "163 × 163" in TEXT  # which test_receptive.py composes for conv5
+        assert size in WORDS
+    assert "163 × 163" in WORDS  # which test_receptive.py composes for conv5
     weights = {name: models.count_parameters(params) for name, params in parameters().items()}
     assert {f"{count:,}" for count in weights.values()} <= set(re.findall(r"[\d,]{6,}", TEXT))
     assert 900 < weights["AlexNet"] / weights["LeNet-5"] < 1100
@@ -112,8 +113,7 @@ def test_shifts_are_those_of_the_record() -> None:
     shares = {one["network"]: one["accuracy_by_distance"] for one in record["runs"]}
     at = record["runs"][0]["distances"].index(4)
     mlp, lenet = (100 * shares[name][at] for name in ("MLP", "LeNet-5"))
-    text = " ".join(TEXT.split())
-    assert f"an MLP reads {mlp:.1f} % of those moved by 4 pixels, LeNet-5 {lenet:.1f} %" in text
+    assert f"an MLP reads {mlp:.1f} % of those moved by 4 pixels, LeNet-5 {lenet:.1f} %" in WORDS
 
 
 def test_readme_leads_here() -> None:

@@ -148,6 +148,22 @@ def test_gradients_on_cpu_are_in_the_order_that_stays_fast_in_a_scan():
     assert len(set(orders(PLAIN.convolve))) == 3
 
 
+@pytest.mark.parametrize(
+    ("images", "size", "parts"), ((32, (31, 30), 4), (48, (16, 18), 3), (32, (8, 9), 1))
+)
+def test_the_gradient_of_a_kernel_is_summed_over_parts(images, size, parts):
+    kernel, geometry = normal(1, (2, 2, 1, 17)), ((1, 1), ((0, 1), (0, 1)), 1)
+    x = normal(0, (images, *size, 1))
+
+    def grads(form: layers.Forms) -> Callable:
+        return jax.grad(lambda k: jnp.sum(form.convolve(x, k, *geometry) ** 2))
+
+    # A batch of 32 or 48 is convolved in 8 chunks, forwards and, `parts` times each, backwards.
+    convolutions = str(jax.make_jaxpr(grads(CPU))(kernel)).count("conv_general_dilated[")
+    assert convolutions == 8 * (1 + parts + 1)  # and one for the input, which XLA drops
+    assert_close(jax.jit(grads(CPU))(kernel), jax.jit(grads(PLAIN))(kernel))
+
+
 def test_few_maps_become_matrix_products_on_cpu():
     x, kernel, geometry = convolution("LeNet-5 C1", batch=1)
     jaxpr = str(jax.make_jaxpr(lambda x: CPU.convolve(x, kernel, *geometry))(x))

@@ -1,8 +1,9 @@
 """Convolution, pooling and response normalisation in the forms that XLA runs fast on a CPU.
 
 Same arguments and same values, within rounding, as the functions of the same names in `layers`,
-whose docstrings say what they compute; these say why another form is faster. All were chosen by
-timing whole training steps of LeNet-5 and AlexNet, with JAX 0.10, on two cores.
+whose docstrings say what they compute; these say why another form is faster. All were chosen
+by timing whole training steps of LeNet-5 and AlexNet, with JAX 0.10, on two cores, unless they say
+otherwise.
 """
 
 from collections.abc import Callable
@@ -146,7 +147,8 @@ def _gradient_parts(images: int, positions: int) -> int:
 
     The gradient of a kernel is a sum over the positions of all images. In the library's convolution
     a sum over a few thousand takes less than one over many more, and so does one over several
-    hundred than one over fewer. The price is up to 4 times as many operators to compile and, in
+    hundred than one over fewer. Chosen by the CPU time of AlexNet's layers one by one, at a batch
+    of 32, and not of whole steps. The price is up to 4 times as many operators to compile and, in
     bfloat16, a rounding more per part.
     """
     return next(

@@ -17,7 +17,7 @@ import jax
 import tyro
 from absl import logging as absl_logging
 
-from cnn_jax import compiled, parallel, runs
+from cnn_jax import allocator, compiled, parallel, runs
 from cnn_jax.data import content_sha256
 from cnn_jax.errors import Stopped, UserError
 from cnn_jax.experiment import Experiment
@@ -57,6 +57,8 @@ def main(
         parallel.initialise_processes(
             options.distributed, options.coordinator, options.num_processes, options.process_id
         )
+        if jax.default_backend() == "cpu":
+            allocator.keep_freed_memory()
         variants = several.variants(config)
         if variants == [{}]:
             experiment = build(config, options.data_dir)

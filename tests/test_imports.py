@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 ROWS: list[set[str]] = [
     {"errors", "receipt"},
     {"models", "data", "losses", "metrics", "scores", "optim", "parallel", "checkpoint", "record"}
-    | {"runs", "interrupt", "figures", "compiled"},
+    | {"runs", "interrupt", "figures", "compiled", "allocator"},
     {"experiment", "ladder"},
     {"step", "feed"},
     {"several"},

@@ -11,6 +11,7 @@ from jax import lax
 from cnn_jax import feed as feeds
 from cnn_jax import parallel
 from cnn_jax.advance import make_advance
+from cnn_jax.allocator import keep_freed_memory
 from cnn_jax.experiment import Experiment
 from cnn_jax.parallel import AXIS
 from cnn_jax.step import evaluation_logits, init_state
@@ -95,6 +96,8 @@ def device_peak() -> int | None:
 
 
 def main(task: Task) -> None:
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()  # as every training does
     own = experiment(task)
     feed = feeds.open_feed(own.dataset, own.train_split, "resident", readers=1)
     benchmarks = {"train": training(own, feed, task.dispatch)}

@@ -11,6 +11,7 @@ import jax
 from cnn_jax import feed as feeds
 from cnn_jax import parallel
 from cnn_jax.advance import split_into_blocks
+from cnn_jax.allocator import keep_freed_memory
 from cnn_jax.experiment import Experiment
 from cnn_jax.record import read_lines
 from cnn_jax.train import Options, train
@@ -88,6 +89,8 @@ def pipeline(own: Experiment, loop: Loop, feed: feeds.Feed) -> Benchmark:
 
 
 def main(loop: Loop, data_dir: Path | None) -> None:
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
     # Each call of `train` compiles: what the first compiled is read by the others.
     cache = tempfile.TemporaryDirectory()
     jax.config.update("jax_compilation_cache_dir", cache.name)

@@ -31,7 +31,8 @@ def serve(
     """Say `about`, then answer until standard input closes.
 
         {"warm": name}                 -> {"first": seconds, "call": seconds, "peak_bytes": ...}
-        {"time": name, "seconds": s}   -> {"seconds": per call}, the mean over about s seconds
+        {"time": name, "seconds": s}   -> {"seconds": per call}, the mean over about s seconds,
+                                          after a call that does not count
 
     Args:
         device_peak: bytes of a device's memory at most in use so far; None where it has none of
@@ -63,6 +64,7 @@ def serve(
             say({"first": first, "call": call, "peak_bytes": peak or peak_bytes()})
         else:
             name = request["time"]
+            timed(name, 1)  # others had their turn: caches are cold, pages gone
             say({"seconds": timed(name, max(1, round(request["seconds"] / latest[name])))})
 
 

@@ -72,7 +72,7 @@ def whole_loop(own: Experiment, loop: Loop, data_dir: Path | None) -> Benchmark:
             seconds += lines[-1]["seconds"] - lines[0]["seconds"]
         return seconds
 
-    return Benchmark(run, loop.stretch * own.batch_size)
+    return Benchmark(run, loop.stretch * own.batch_size, warm_up=False)  # its first lines are one
 
 
 def pipeline(own: Experiment, loop: Loop, feed: feeds.Feed) -> Benchmark:

@@ -21,6 +21,7 @@ class Benchmark(NamedTuple):
 
     run: Callable[[int], float | None]
     amount: float  # of work in one call: examples, FLOPs or bytes
+    warm_up: bool = True  # a call that does not count before each sample: caches are cold
 
 
 def serve(
@@ -31,8 +32,7 @@ def serve(
     """Say `about`, then answer until standard input closes.
 
         {"warm": name}                 -> {"first": seconds, "call": seconds, "peak_bytes": ...}
-        {"time": name, "seconds": s}   -> {"seconds": per call}, the mean over about s seconds,
-                                          after a call that does not count
+        {"time": name, "seconds": s}   -> {"seconds": per call}, the mean over about s seconds
 
     Args:
         device_peak: bytes of a device's memory at most in use so far; None where it has none of
@@ -64,7 +64,8 @@ def serve(
             say({"first": first, "call": call, "peak_bytes": peak or peak_bytes()})
         else:
             name = request["time"]
-            timed(name, 1)  # others had their turn: caches are cold, pages gone
+            if benchmarks[name].warm_up:
+                timed(name, 1)
             say({"seconds": timed(name, max(1, round(request["seconds"] / latest[name])))})
 
 

@@ -139,7 +139,7 @@ def test_the_peer_of_the_best_median_counts_and_the_larger_limit() -> None:
 
 def test_the_tables_say_what_the_record_does() -> None:
     text = table.tables(record())
-    step = "| lenet5, 128 × 28², float32 | training step | 100 | 67 | fused | 1.50 (1.12 to 1.50) "
+    step = "| lenet5, 128 × 28², float32 | training step | 100.0 | 66.7 | fused | 1.50 (1.12 to 1.50) "
     assert f"{step}| 1 G | 5.0 % | 3.3 % |\n" in text
     rates = "| forward | 1,000 | 2,000 | eager | 0.50 (0.50 to 0.50) "
     assert f"{rates}| 4 G | 20.0 % | 40.0 % |\n" in text
@@ -160,6 +160,16 @@ def test_the_page_has_the_tables_of_the_records() -> None:
         known = any((ladder.RECORDS / file).exists() for file in files)
         about = importlib.import_module(f"experiments.{module}").__doc__ or ""
         assert ("no record yet" in about) != known
+
+
+def test_readme_quotes_the_record() -> None:
+    readme = (table.PAGE.parents[1] / "README.md").read_text()
+    runs = ladder.load("speed-cpu")["runs"]  # pyright: ignore[reportOptionalSubscript]
+    assert [run["network"] for run in runs] == ["mlp", "lenet5", "alexnet2014", "alexnet2012"]
+    claims = [f"{run['ratio']['train']['median']:.2f}" for run in runs]
+    names = ("(MLP)", "(LeNet-5)", "(AlexNet 2014)", "times (AlexNet 2012)")
+    text = " ".join(readme.split())
+    assert all(f"{claim} {name}" in text for claim, name in zip(claims, names, strict=True)), claims
 
 
 def test_a_record_fills_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

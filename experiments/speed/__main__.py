@@ -4,8 +4,6 @@
     python -m experiments.speed --peer torch --data-dir DIR --out speed-cpu.json
     python -m experiments.speed.table                            # docs/speed.md from the records
 
-RESULT: no record yet.
-
 What is timed and compared is said in docs/speed.md. Every framework, and every way of writing the
 peer, is a process of its own; in each round all give one sample of each benchmark, in an order
 drawn anew. Medians and quartiles are over rounds, and so is the ratio, PyTorch's time over ours.

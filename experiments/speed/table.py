@@ -40,12 +40,17 @@ def speed(runs: Iterable[Mapping[str, Any]]) -> str:
                 ratio = run["ratio"][work]
                 between = f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
                 share = f"{100 * flops / peer / limit:.1f} %"
-                theirs = (f"{1 / peer:,.0f}", label.replace("_", " "), between, share)
+                theirs = (_rate(peer), label.replace("_", " "), between, share)
             size = f"{run['batch_size']} × {run['image_size']}²"
             name = f"{run['network']}, {size}, {run['dtype']}"
             own = (f"{flops / ours / 1e9:,.0f} G", f"{100 * flops / ours / limit:.1f} %")
-            rows.append((name, title, f"{1 / ours:,.0f}", *theirs[:3], *own, theirs[3]))
+            rows.append((name, title, _rate(ours), *theirs[:3], *own, theirs[3]))
     return markdown(rows)
+
+
+def _rate(seconds: float) -> str:
+    """Examples in a second, in three digits or more."""
+    return f"{1 / seconds:,.0f}" if seconds < 0.01 else f"{1 / seconds:.1f}"
 
 
 def starts(runs: Iterable[Mapping[str, Any]]) -> str:

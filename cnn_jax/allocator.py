@@ -12,11 +12,12 @@ _PAD = 256 << 20  # bytes that are fetched from the system at a time
 def keep_freed_memory() -> bool:
     """Have C's allocator keep large blocks that are freed, for the next that asks; whether it does.
 
-    XLA on CPU asks for the memory of intermediate results in every step and frees it after. glibc
-    hands such blocks back to the system, which then has to find and zero each of their pages anew.
-    With this, training steps of AlexNet took about a tenth less time on two cores, and those of
-    LeNet-5 no more. The price is that the process stays as large as it ever was. Other C libraries
-    are left as they are, and so is an allocator that the user has set by GLIBC_TUNABLES.
+    XLA on CPU asks for the memory of intermediate results in every step and frees it after, and so
+    do readers with the blocks that they fill. glibc hands such memory back to the system, which
+    then has to find and zero each of its pages anew. With this, training steps of AlexNet took
+    about a tenth less time on two cores, and those of LeNet-5 no more. The price is that the
+    process stays as large as it ever was. Other C libraries are left as they are, and so is an
+    allocator that the user has set by GLIBC_TUNABLES.
     """
     if not sys.platform.startswith("linux"):
         return False

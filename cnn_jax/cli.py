@@ -57,8 +57,7 @@ def main(
         parallel.initialise_processes(
             options.distributed, options.coordinator, options.num_processes, options.process_id
         )
-        if jax.default_backend() == "cpu":
-            allocator.keep_freed_memory()
+        allocator.keep_freed_memory()
         variants = several.variants(config)
         if variants == [{}]:
             experiment = build(config, options.data_dir)

@@ -30,6 +30,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from cnn_jax.allocator import keep_freed_memory
 from cnn_jax.data import Dataset, batch_indices, load_dataset, load_resident, stream
 from cnn_jax.data.prepared import encoded
 from experiments.report import program
@@ -72,6 +73,7 @@ class Config:
 
 def run(config: Config) -> dict[str, Any]:
     """Rates in turn, then starts."""
+    keep_freed_memory()  # as every training does
     dataset = load_dataset(config.dataset, config.data_dir)
     rates = measure(config, dataset)
     bare = {name: rate for name, rate in rates.items() if name not in ("streamed", "resident")}

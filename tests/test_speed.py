@@ -139,8 +139,8 @@ def test_the_peer_of_the_best_median_counts_and_the_larger_limit() -> None:
 
 def test_the_tables_say_what_the_record_does() -> None:
     text = table.tables(record())
-    step = "| lenet5, 128 × 28², float32 | training step | 100.0 | 66.7 | fused | 1.50 (1.12 to 1.50) "
-    assert f"{step}| 1 G | 5.0 % | 3.3 % |\n" in text
+    step = "| lenet5, 128 × 28², float32 | training step | 100.0 | 66.7 | fused "
+    assert f"{step}| 1.50 (1.12 to 1.50) | 1 G | 5.0 % | 3.3 % |\n" in text
     rates = "| forward | 1,000 | 2,000 | eager | 0.50 (0.50 to 0.50) "
     assert f"{rates}| 4 G | 20.0 % | 40.0 % |\n" in text
     costs = "| lenet5 | 5.0 s | 5.0 s | 2,000 MB | 2,000 MB "

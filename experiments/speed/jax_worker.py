@@ -96,8 +96,7 @@ def device_peak() -> int | None:
 
 
 def main(task: Task) -> None:
-    if jax.default_backend() == "cpu":
-        keep_freed_memory()  # as every training does
+    keep_freed_memory()  # as every training does
     own = experiment(task)
     feed = feeds.open_feed(own.dataset, own.train_split, "resident", readers=1)
     benchmarks = {"train": training(own, feed, task.dispatch)}

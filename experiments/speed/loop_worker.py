@@ -89,8 +89,7 @@ def pipeline(own: Experiment, loop: Loop, feed: feeds.Feed) -> Benchmark:
 
 
 def main(loop: Loop, data_dir: Path | None) -> None:
-    if jax.default_backend() == "cpu":
-        keep_freed_memory()
+    keep_freed_memory()
     # Each call of `train` compiles: what the first compiled is read by the others.
     cache = tempfile.TemporaryDirectory()
     jax.config.update("jax_compilation_cache_dir", cache.name)

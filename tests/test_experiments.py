@@ -54,6 +54,7 @@ TABLE = {
 }
 OTHERS = {
     "__init__",
+    "feeding",
     "guide",
     "report",
     "checkpointing",

@@ -2,7 +2,9 @@
 
     python -m experiments.feeding --out feeding.json
 
-RESULT: no record yet.
+On one CPU core, images of 160 pixels: 4,986 simplejpeg, 2,074 pillow, 3,493 streamed, that is
+70 % of simplejpeg, 99,746 resident. The first step, process start included: lenet5_mnist
+15.5 s cold, 4.2 s warm, alexnet2014_imagenette 24.4 s cold, 6.2 s warm.
 
 Images per second of processor time, so of one core, all threads counted. The bare decoders that are
 installed decode the stored JPEGs from memory, one after the other; the streamed feed also reads

@@ -23,6 +23,7 @@ import numpy as np
 from cnn_jax.data.augment import ByLabel
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate import Trained
+from cnn_jax.models import count_parameters
 from cnn_jax.models.layer_list import Layer, layer_list
 from cnn_jax.step import prepare_images
 
@@ -92,7 +93,7 @@ def page_content(
             {
                 "name": name,
                 "step": trained.step,
-                "parameters": _parameters(trained),
+                "parameters": count_parameters(trained.params),
                 "layers": [_encoded(layer, kind) for layer in network_layers(trained)],
             }
             for name, trained in networks.items()
@@ -187,11 +188,7 @@ def _check_size(networks: Mapping[str, Trained]) -> None:
 
 
 def _weights(networks: Mapping[str, Trained]) -> int:
-    return sum(_parameters(trained) for trained in networks.values())
-
-
-def _parameters(trained: Trained) -> int:
-    return sum(int(np.size(x)) for x in jax.tree.leaves(trained.params))
+    return sum(count_parameters(trained.params) for trained in networks.values())
 
 
 def _encoded(layer: Layer, kind: str) -> Layer:

@@ -206,18 +206,9 @@ def exit_on_user_error() -> Iterator[None]:
 
 
 def _quieten_libraries() -> None:
-    """Orbax logs the traceback of every error that it then raises, and after a read that failed
-    TensorStore's threads report to an event loop that Orbax has closed.
-    """
+    """Orbax logs the traceback of every error that it then raises."""
     absl_logging.set_verbosity(absl_logging.FATAL)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    report = sys.unraisablehook
-
-    def without_closed_loops(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            report(unraisable)
-
-    sys.unraisablehook = without_closed_loops
 
 
 def _parse(config_class: type[Any], options: Options, arguments: Sequence[str] | None) -> Any:

@@ -152,7 +152,7 @@ def _bytes(tree: Any) -> int:
 def _checkpoints(
     experiment: Experiment, options: Options, cadence: Cadence, each: int, folder: Path
 ) -> dict[str, Any]:
-    """How many checkpoints of `each` bytes, uncompressed, and whether the disk holds them."""
+    """How many checkpoints of `each` bytes, and whether the disk holds them."""
     written = -(-cadence.stop // cadence.checkpoint)  # the last step has one too
     kept = min(written, options.keep + bool(experiment.metrics))  # the last ones and the best
     needed = each * min(written, kept + 1)  # one goes when the next is whole

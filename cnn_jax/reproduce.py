@@ -22,7 +22,8 @@ import jax
 import numpy as np
 
 from cnn_jax import receipt, runs
-from cnn_jax.checkpoint import Checkpoints, Damaged, sha256
+from cnn_jax.arrays import sha256
+from cnn_jax.checkpoint import Checkpoints, Damaged
 from cnn_jax.data import content_sha256
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate import evaluate_run

@@ -17,7 +17,8 @@ from jax import Array
 from cnn_jax import feed as feeds
 from cnn_jax import parallel, runs
 from cnn_jax.advance import make_advance, split_into_blocks
-from cnn_jax.checkpoint import Checkpoints, sha256
+from cnn_jax.arrays import sha256
+from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.errors import Stopped, UserError
 from cnn_jax.evaluate import Evaluator, make_evaluator
 from cnn_jax.experiment import Experiment, epochs_to_steps

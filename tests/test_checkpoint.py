@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.errors import UserError
@@ -58,6 +59,14 @@ def test_what_was_saved_is_restored_bit_for_bit(checkpoints: Checkpoints) -> Non
     shapes = jax.eval_shape(lambda: STATE)
     assert_identical(checkpoints.restore(7, shapes), STATE)
     assert {type(leaf) for leaf in jax.tree.leaves(restored)} == {np.ndarray}
+
+
+def test_other_programs_can_read_the_arrays(checkpoints: Checkpoints) -> None:
+    checkpoints.save(7, STATE)
+    checkpoints.wait()
+    with safe_open(checkpoints.folder / "7" / "state" / "arrays.safetensors", "numpy") as file:
+        assert {"step", "params/kernel", "params/half", "opt_state/1/0"} <= set(file.keys())
+        np.testing.assert_array_equal(file.get_tensor("params/kernel"), STATE["params"]["kernel"])
 
 
 def test_the_state_may_be_reused_as_soon_as_save_returns(checkpoints: Checkpoints) -> None:
@@ -156,7 +165,7 @@ def test_what_a_kill_left_half_written_is_no_checkpoint(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(
     checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No space left is met wherever the bytes go: when folders are made, and by TensorStore."""
+    """No space left is met wherever the bytes go: when folders are made, and in the arrays."""
     checkpoints.save(10, STATE)
     checkpoints.wait()
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -11,7 +11,8 @@ import programs
 import pytest
 
 from cnn_jax import runs
-from cnn_jax.checkpoint import Checkpoints, Damaged, sha256
+from cnn_jax.arrays import sha256
+from cnn_jax.checkpoint import Checkpoints, Damaged
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate import evaluate_run
 from cnn_jax.step import init_state

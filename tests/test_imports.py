@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 # A module imports from the rows above its own, never from its own.
 ROWS: list[set[str]] = [
-    {"errors", "receipt"},
+    {"errors", "receipt", "arrays"},
     {"models", "data", "losses", "metrics", "scores", "optim", "parallel", "checkpoint", "record"}
     | {"runs", "interrupt", "figures", "compiled", "allocator"},
     {"experiment", "ladder"},
@@ -32,6 +32,7 @@ FENCES = {  # which modules may import a package
     "simplejpeg": {"data", "experiments"},
     "h5py": {"data"},
     "orbax": {"checkpoint"},
+    "safetensors": {"arrays", "checkpoint"},
     "matplotlib": {"figures"},
     "scipy": {"scores", "summary"},
     "torch": {"experiments"},  # the peer of experiments/speed, and nothing else

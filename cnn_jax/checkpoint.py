@@ -30,6 +30,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
+from orbax.checkpoint import future
 from safetensors import SafetensorError
 
 from cnn_jax import arrays
@@ -278,12 +279,18 @@ def _text_sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-class _OneFile(ocp.CheckpointHandler):
+class _OneFile(ocp.AsyncCheckpointHandler):
     """Orbax's way to be told how a part of a checkpoint is written and read."""
 
     def save(self, directory: Path, args: "_Saved") -> None:
         if jax.process_index() == 0:  # all processes have the same state
             arrays.write(args.state, directory / ARRAYS)
+
+    async def async_save(self, directory: Path, args: "_Saved") -> list[future.Future]:
+        async def save() -> None:
+            self.save(directory, args)
+
+        return [future.CommitFutureAwaitingContractedSignals(save(), name="arrays")]
 
     def restore(self, directory: Path, args: "_Restored") -> Any:
         if (directory / "_METADATA").exists():

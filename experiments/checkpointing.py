@@ -30,7 +30,7 @@ DISPATCH = 10  # steps
 class Config:
     every: int = 50  # steps between checkpoints
     steps: int = 10_000
-    segment: int = 250  # steps between a change from saving to not saving and back
+    segment: int = 100  # steps between a change from saving to not saving and back
     data_dir: Path | None = None
     out: Path | None = None  # a JSON file to write the record to
 

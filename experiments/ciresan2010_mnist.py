@@ -29,7 +29,7 @@ class Config:
     dataset: str = "mnist"
     train_split: str = "train"
     eval_split: str = "test"
-    epochs: int = 130  # about 800 in the paper
+    epochs: int = 260  # about 800 in the paper
     batch_size: int = 32  # 1 in the paper
     learning_rate: float = 0.05  # plain gradient descent, a constant factor lower in each epoch
     final_learning_rate: float = 0.0005

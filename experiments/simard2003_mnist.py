@@ -1,4 +1,5 @@
 """Simard's two networks on MNIST, deformed anew in every epoch or not at all.
+
     python -m experiments.simard2003_mnist [--units relu --learning-rate 0.1]
 
 Test error plain, affine, elastic: Simard et al. (2003) mlp 1.6, 1.1, 0.7 %, convnet -, 0.6, 0.4 %.
@@ -25,8 +26,7 @@ from cnn_jax.train import Options
 DEFORMATIONS = {
     "none": [],
     "affine": [random_deformation(shift=1.5, scale=0.15, shear=10, rotation=10)],
-    # The paper's 34 multiplies a field of norm 1: at 29x29 pixels 0.83 in each direction, as here.
-    "elastic": [random_deformation(sigma=4, alpha=20.4)],
+    "elastic": [random_deformation(sigma=4, alpha=20.4)],  # 34 times a field of norm 1: 0.83 pixels
 }
 
 

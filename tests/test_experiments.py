@@ -57,6 +57,7 @@ OTHERS = {
     "feeding",
     "guide",
     "report",
+    "reproductions",
     "checkpointing",
     "many_seeds",
     "time_to_99",

@@ -28,7 +28,7 @@ def test_every_size_that_a_paper_states_exactly_is_ours():
 def test_every_record_is_on_the_ladder_and_made_by_the_script_it_is_named_after():
     named = [result.record for rung in ladder.RUNGS for result in rung.results]
     assert len(set(named)) == len(named)
-    elsewhere = {"faults", "checkpointing"}  # in docs/reproducing.md
+    elsewhere = {"faults", "checkpointing", "reproductions"}  # in docs/reproducing.md
     elsewhere |= {"many_seeds", "time_to_99", "feeding"}  # in their scripts
     elsewhere |= {"shift-mnist", "shift-imagenette"}  # in docs/shift.md
     elsewhere |= {f"speed-{what}" for what in ("cpu", "gpu", "growth-cpu", "growth-gpu")}

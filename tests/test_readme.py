@@ -14,7 +14,7 @@ from faults import faults
 from PIL import Image
 
 from cnn_jax import ladder
-from experiments import report, shift
+from experiments import report, reproductions, shift
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -93,6 +93,12 @@ def test_the_fault_table_is_that_of_the_record():
     trials = [row for row in record["damages"] if row.keys() <= {"damage", *faults.GOOD}]
     assert sum(row[name] for row in trials for name in row if name != "damage") >= 100
     assert len(trials) == len(record["damages"])
+
+
+def test_the_reproductions_are_those_of_their_record():
+    text = (ROOT / "docs" / "reproducing.md").read_text()
+    table = text.split(reproductions.MARKS[0])[1].split(reproductions.MARKS[1])[0]
+    assert table == reproductions.table()
 
 
 def test_the_tables_of_shifts_are_those_of_the_records():

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,9 +17,24 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
 
 from cnn_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def _not_installed(name: str) -> Iterator[None]:
+    """Inside, an import of what was not imported before fails."""
+    hidden = name not in sys.modules
+    if hidden:
+        sys.modules[name] = None  # pyright: ignore[reportArgumentType]
+    yield
+    if hidden:
+        del sys.modules[name]
+
+
+# tensorboardX imports PyTorch wherever it finds it: seconds, for the name of a type.
+with _not_installed("torch"):
+    from tensorboardX import SummaryWriter
 
 
 class Record:

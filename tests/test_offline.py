@@ -11,11 +11,12 @@ import tiny
 from cnn_jax.data import load_dataset
 from cnn_jax.errors import UserError
 
-# A package of that name which may be found, but must not be imported by anyone.
-TENSORFLOW = """
+# Packages that may be found, but must not be imported by anyone: they take seconds, and memory.
+FOREIGN = ("tensorflow", "torch")
+TRAP = """
 from pathlib import Path
 Path(__file__).with_name("was-imported").touch()
-raise ImportError("the tests' TensorFlow")
+raise ImportError("the tests' own")
 """
 EVERYTHING = """
 import importlib, pkgutil, sys
@@ -27,7 +28,7 @@ for package in (cnn_jax, experiments):
 sys.path.insert(0, "TESTS")
 import tiny
 tiny.main(tiny.Config, tiny.build, tiny.OPTIONS)
-assert not any(name.split(".")[0] == "tensorflow" for name in sys.modules)
+assert not any(name.split(".")[0] in ("tensorflow", "torch") for name in sys.modules)
 """
 
 
@@ -36,13 +37,14 @@ def test_connections_that_leave_this_machine_fail() -> None:
         socket.create_connection(("192.0.2.1", 80), timeout=1)
 
 
-def test_training_imports_no_tensorflow(tmp_path: Path) -> None:
-    (tmp_path / "tensorflow").mkdir()
-    (tmp_path / "tensorflow" / "__init__.py").write_text(TENSORFLOW)
+def test_training_imports_no_other_framework(tmp_path: Path) -> None:
+    for name in FOREIGN:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(TRAP)
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})" + EVERYTHING
     code = code.replace("TESTS", str(Path(tiny.__file__).parent))
     programs.succeed(programs.start("-c", code, "--workdir", tmp_path / "run"))
-    assert not (tmp_path / "tensorflow" / "was-imported").exists()
+    assert not list(tmp_path.glob("*/was-imported"))
     assert (tmp_path / "run" / "result.json").exists()
 
 

@@ -4,12 +4,13 @@ A run folder is evaluated again from its checkpoint, or trained again from its r
 has no parameters, so its runs are always trained again. In the environment of the receipt every
 figure must come out the same to the last bit, and so must every parameter. Elsewhere float32 sums
 are rounded in another order: an evaluation must then agree within `EVALUATED`, a training, which
-multiplies such differences, within `RETRAINED`.
+multiplies such differences, within `RETRAINED` or two standard errors, whichever is more.
 """
 
 import contextlib
 import functools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -58,11 +59,28 @@ class Comparison:
                 continue
             new = now.get(name, float("nan"))
             slack = self.tolerance * max(1.0, abs(value)) * isinstance(value, float)
+            if self.tolerance == RETRAINED:
+                slack = max(slack, 2 * standard_error(name, then))
             self.rows.append((name, value, new, bool(abs(new - value) <= slack)))
 
     def same(self, name: str, then: Any, now: Any, must: bool = True) -> None:
         """Compare what has no tolerance; with `must` False a difference is only shown."""
         self.rows.append((name, then, now, then == now or not must))
+
+
+def standard_error(name: str, result: Mapping[str, Any]) -> float:
+    """How far chance moves a figure of an evaluation of `count` examples; 0 for what is no figure.
+
+    Trainings that are rounded differently end as different networks, as those of two seeds do. Of
+    few photographs these get more than `RETRAINED` right or wrong that the others did not. A mean
+    loss, most of which its errors make, is held to be as uncertain, in proportion, as their number.
+    """
+    value, count, right = (result.get(key, 0) for key in (name, "count", "accuracy"))
+    if name in ("accuracy", "top5") and count:
+        return math.sqrt(value * (1 - value) / count)
+    if name == "loss" and count and right < 1:
+        return value * math.sqrt(right / ((1 - right) * count))
+    return 0.0
 
 
 def reproduce(

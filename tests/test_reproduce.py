@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import numpy as np
 import programs
 import pytest
 
@@ -15,7 +16,7 @@ from cnn_jax import receipt, runs
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.errors import UserError
 from cnn_jax.record import write_json
-from cnn_jax.reproduce import reproduce
+from cnn_jax.reproduce import EVALUATED, RETRAINED, Comparison, reproduce, standard_error
 from cnn_jax.step import init_state
 
 
@@ -114,6 +115,28 @@ def test_another_environment_is_named_and_has_a_tolerance(run: Path) -> None:
     assert re.fullmatch(r"jax was 0\.9\.0, is .*", difference)
     change(run / "result.json", lambda result: result.update(loss=result["loss"] + 1e-2))
     assert not reproduce(run)[0].matches
+
+
+@pytest.mark.parametrize(
+    ("count", "accuracy", "again", "match"),
+    (
+        (10_000, 0.994, 0.990, True),
+        (10_000, 0.994, 0.988, False),  # two standard errors are 0.0015, and 0.005 more
+        (1_966, 0.70, 0.718, True),  # they are 0.0207
+        (1_966, 0.70, 0.722, False),
+    ),
+)
+def test_few_examples_are_held_to_two_standard_errors(
+    count: int, accuracy: float, again: float, match: bool
+) -> None:
+    then = {"count": count, "accuracy": accuracy}
+    for tolerance, expected in ((RETRAINED, match), (EVALUATED, False), (0.0, False)):
+        comparison = Comparison("", [], tolerance)
+        comparison.figures(then, {**then, "accuracy": again})
+        assert comparison.matches == expected
+    losses = np.random.default_rng(0).uniform(size=count) < 1 - accuracy  # 1 for each error
+    error = losses.std() / count**0.5
+    assert abs(standard_error("loss", {**then, "loss": losses.mean()}) / error - 1) < 0.2
 
 
 def test_training_again_gives_the_same_parameters(run: Path, tmp_path: Path) -> None:

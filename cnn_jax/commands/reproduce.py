@@ -28,7 +28,7 @@ def reproduce(
 
     Exit code 0 says match, 1 mismatch. In the environment of the receipt all figures and parameters
     must be the same to the last bit; where the environment differs, it says so and in what, and
-    holds evaluations to 0.0001 and retrained runs to 0.005.
+    holds evaluations to 0.0001 and retrained runs to 0.005 or two standard errors.
 
     Args:
         run: Run folder, or a record such as experiments/results/lenet5_digits.json, whose runs are

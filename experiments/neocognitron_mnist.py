@@ -35,7 +35,10 @@ class Config:
 
 def run(config: Config) -> dict[str, Any]:
     started = time.monotonic()
-    constants = Constants((dataclasses.replace(PAPER.modules[0], planes=config.planes),))
+    # PAPER's own readings of these, chosen for the patterns 0 to 4, do no better: 97.34 %.
+    readings = {"initial": 0.1, "s_falloff": 0.6, "gain": 4.0}
+    module = dataclasses.replace(PAPER.modules[0], planes=config.planes, **readings)
+    constants = Constants((module,))
     dataset = load_dataset("mnist", config.data_dir)
     train, test = (load_resident(dataset, split) for split in ("train", "test"))
     params = present(init(constants), _retina(train["image"][: config.presented]), constants)

@@ -28,12 +28,18 @@ Readings, where the paper gives no number:
   seven cells of padding, half as many cells and one more at either edge. The odd cell changes
   sides, which keeps the centre. With stride 1, C-layers would drop cells at their edges; tried,
   it generalises to about half of the shifted patterns only.
-- The fixed synapses fall as `falloff ** |v|`. c is normalised as the paper says, d is not.
+- The fixed synapses fall as `falloff ** |v|`. c is normalised as the paper says, d is not. How
+  steeply c falls, how large d is and how small the initial a is, is each module's own.
 - The initial a is a function of v, k / K and |k' / K' - k / K|, not printed: see `init`.
 - S-columns lie wherever they fit into the layer. A silent cell represents nothing.
 - psi of a negative argument is 0; the printed one is positive again below -alpha.
 
-The free constants among them were chosen by the response to shifted patterns.
+The free constants among them were chosen by the response to shifted patterns, at other orders and
+places of presentation than the reported. What they must prevent: patterns that share a stroke, as
+the 1 shares its bar with the 0 and the 4, come to share a plane of UC3, or a pattern to have two.
+So the second module's c is flat and its d small: its cells tell a stroke by what surrounds it, and
+UC2 does not saturate. Its initial a is large, so that fresh planes take what the others hardly
+know; that of US3 is small, so that they take only what none knows.
 """
 
 import math
@@ -54,13 +60,17 @@ class Module:
     Areas and `column` are the edges of squares, in cells; paddings are (before, after) on both
     axes. The larger `r`, the more alike to the learned one a feature must be for an S-cell to
     respond: the weighted cosine between the two must exceed r / (1 + r). `q` is the speed of
-    learning.
+    learning. `s_falloff` is that of c, which also shapes what is learned; `gain` is d at the
+    centre, `initial` the a before learning, in units of c.
     """
 
     r: float
     q: float
     s_padding: tuple[int, int]
     c_padding: tuple[int, int]
+    initial: float
+    s_falloff: float = 0.3
+    gain: float = 1.0
     c_stride: int = 2
     c_area: int = 5
     s_area: int = 5
@@ -70,18 +80,15 @@ class Module:
 
 @dataclass(frozen=True)
 class Constants:
-    """What is fixed; the defaults are the paper's, below `alpha` they are readings of it."""
+    """What is fixed; the defaults are the paper's, or readings of it: see above."""
 
     modules: tuple[Module, ...] = (
-        Module(r=4.0, q=1.0, s_padding=(2, 2), c_padding=(3, 4)),
-        Module(r=1.5, q=16.0, s_padding=(1, 1), c_padding=(4, 3)),
-        Module(r=1.5, q=16.0, s_padding=(0, 0), c_padding=(0, 0), c_stride=1, c_area=2, column=2),
+        Module(4.0, 1.0, (2, 2), (3, 4), initial=0.05, gain=8.0),
+        Module(1.5, 16.0, (1, 1), (4, 3), initial=0.15, s_falloff=0.85),
+        Module(1.5, 16.0, (0, 0), (0, 0), initial=0.01, c_stride=1, c_area=2, column=2),
     )
     alpha: float = 0.5  # saturation of C-cells
-    s_falloff: float = 0.6  # of c, which also shapes what is learned
     c_falloff: float = 0.7  # of d
-    c_cell_gain: float = 4.0  # d at the centre
-    initial: float = 0.1  # initial a, in units of c
     bias: float = 0.1  # by how much orientation and plane change the initial a
 
 
@@ -115,7 +122,7 @@ def init(constants: Constants = PAPER) -> Params:
         planes_before = np.arange(1, before + 1)[:, None] / before
         likeness = np.cos(2 * np.pi * (planes_before - plane)) if before > 1 else 0.0
         a = (1 + constants.bias * orientation) * (1 + constants.bias * likeness)
-        a = constants.initial * _c(module, constants, before)[:, :, None, None] * a
+        a = module.initial * _c(module, before)[:, :, None, None] * a
         params.append(Synapses(jnp.asarray(a, jnp.float32), jnp.zeros(module.planes)))
         before = module.planes
     return tuple(params)
@@ -130,7 +137,7 @@ def respond(params: Params, image: jax.Array, constants: Constants = PAPER) -> d
     """
     layers, u = {"U0": image}, image[:, :, None]
     for number, (module, synapses) in enumerate(zip(constants.modules, params, strict=True), 1):
-        s, _ = _s_layer(module, constants, synapses, u)
+        s, _ = _s_layer(module, synapses, u)
         u = _c_layer(module, constants, s)
         layers |= {f"US{number}": s, f"UC{number}": u}
     return layers
@@ -145,10 +152,10 @@ def learn(params: Params, image: jax.Array, constants: Constants = PAPER) -> Par
     """
     learned, u = [], image[:, :, None]
     for module, synapses in zip(constants.modules, params, strict=True):
-        s, v = _s_layer(module, constants, synapses, u)
+        s, v = _s_layer(module, synapses, u)
         row, column, chosen = representatives(s, module.column)
         seen = jnp.moveaxis(_patches(module, u, row, column), 0, -1)
-        c = jnp.asarray(_c(module, constants, u.shape[-1]))[:, :, None, None]
+        c = jnp.asarray(_c(module, u.shape[-1]))[:, :, None, None]
         a = synapses.a + jnp.where(chosen, module.q * c * seen, 0)
         b = synapses.b + jnp.where(chosen, module.q / 2 * v[row, column], 0)
         learned.append(Synapses(a, b))
@@ -231,11 +238,9 @@ _DIGITS = """
 """
 
 
-def _s_layer(
-    module: Module, constants: Constants, synapses: Synapses, u: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _s_layer(module: Module, synapses: Synapses, u: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Equations 1 to 3: S-cells [H', W', planes] and the inhibitory cells [H', W'] they share."""
-    c = jnp.asarray(_c(module, constants, u.shape[-1]))[:, :, None, None]
+    c = jnp.asarray(_c(module, u.shape[-1]))[:, :, None, None]
     excitation = _correlate(u[None], synapses.a, 1, module.s_padding)[0]
     energy = jnp.sum(jnp.square(u), -1, keepdims=True)
     v = jnp.sqrt(_correlate(energy[None], c, 1, module.s_padding)[0])
@@ -245,7 +250,7 @@ def _s_layer(
 
 def _c_layer(module: Module, constants: Constants, s: jax.Array) -> jax.Array:
     """Equations 4 to 6: C-cells [H', W', planes] of S-cells s, planes inhibiting each other."""
-    d = constants.c_cell_gain * _falling(module.c_area, constants.c_falloff)
+    d = module.gain * _falling(module.c_area, constants.c_falloff)
     padded = jnp.pad(s, (module.c_padding, module.c_padding, (0, 0)))
     height, width = (n - module.c_area + 1 for n in padded.shape[:2])
     stride, pooled = module.c_stride, jnp.zeros(())
@@ -274,9 +279,9 @@ def _correlate(x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int,
     )
 
 
-def _c(module: Module, constants: Constants, planes_before: int) -> np.ndarray:
+def _c(module: Module, planes_before: int) -> np.ndarray:
     """c [s_area, s_area], the same for each plane before; over all of them it sums to 1."""
-    weights = _falling(module.s_area, constants.s_falloff)
+    weights = _falling(module.s_area, module.s_falloff)
     return weights / (weights.sum() * planes_before)
 
 

@@ -119,8 +119,9 @@ def train_step(
 
     grads, model_state, sums = _gradients(experiment, accumulate, state, batch, keys)
     # Every device holds the same number of examples, so the mean of their means is the batch mean.
-    grads, model_state = lax.pmean((grads, model_state), AXIS)
-    sums = lax.psum(sums, AXIS)
+    if lax.axis_size(AXIS) > 1:  # XLA on CPU copies what it reduces over one device
+        grads, model_state = lax.pmean((grads, model_state), AXIS)
+        sums = lax.psum(sums, AXIS)
 
     updates, opt_state = experiment.optimizer.update(grads, state.opt_state, state.params)
     return TrainState(

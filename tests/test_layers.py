@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -195,18 +196,59 @@ def test_pools_have_the_same_gradients_in_both_forms(window, stride, pool):
     assert_close(cpu, plain)
 
 
-def test_ties_split_the_gradient_of_the_maximum_on_cpu_except_behind_a_relu():
-    x = jnp.array([[1.0, 1.0, 0.5], [-1.0, -1.0, -3.0], [-2.0, 0.0, -2.0]]).reshape(1, 3, 3, 1)
-    cpu, plain = (jax.grad(lambda x, f=f: jnp.sum(f.max_pool(x, 2, 1)))(x) for f in (CPU, PLAIN))
-    np.testing.assert_array_equal(cpu[0, 0, :, 0], [0.5, 1.5, 0.0])
-    np.testing.assert_array_equal(plain[0, 0, :, 0], [1.0, 1.0, 0.0])
-
-    zeros_tie = jnp.array([[-1.0, -1.0, 0.5], [-1.0, -1.0, 3.0]]).reshape(1, 2, 3, 1)
+@pytest.mark.parametrize(("window", "stride"), ((2, 2), (3, 2), (2, 3), (3, 1), (5, 2)))
+def test_the_first_of_equal_maxima_has_the_gradient_in_both_forms(window, stride):
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 3, (3, 9, 6, 2)), jnp.float32)
+    dy = normal(1, PLAIN.max_pool(x, window, stride).shape)
     cpu, plain = (
-        jax.grad(lambda x, f=f: jnp.sum(f.max_pool(nn.relu(x), 2, 1)))(zeros_tie)
+        jax.jit(lambda x, f=f: jax.vjp(lambda x: f.max_pool(x, window, stride), x)[1](dy)[0])(x)
         for f in (CPU, PLAIN)
     )
-    np.testing.assert_array_equal(cpu, plain)
+    assert_close(cpu, plain)
+
+
+def test_max_pool_of_many_members_in_a_scan_has_the_gradient_of_each():
+    x = normal(0, (2, 3, 7, 9, 6))
+
+    def grad(form: layers.Forms, x: jax.Array) -> jax.Array:
+        return jax.grad(lambda x: jnp.sum(jnp.sin(form.max_pool(x, 3, 2))))(x)
+
+    _, cpu = jax.jit(
+        lambda x: jax.lax.scan(lambda _, x: (0, jax.vmap(partial(grad, CPU))(x)), 0, x)
+    )(x[:, :, None])
+    plain = jnp.stack([jnp.stack([grad(PLAIN, member[None]) for member in step]) for step in x])
+    assert_close(cpu, plain)
+
+
+@pytest.mark.parametrize("shape", ((3, 1100, 1000), (1, 2000, 600), (4, 30, 20)))
+def test_dense_product_has_the_values_and_gradients_of_the_plain_one(shape):
+    rows, inputs, outputs = shape
+    x, kernel = normal(0, (rows, inputs)), normal(1, (inputs, outputs))
+
+    def product(form: layers.Forms) -> jax.Array:
+        return jax.jit(form.dense_product)(x, kernel)
+
+    assert_close(product(CPU), product(PLAIN))
+    cpu, plain = (gradients(form.dense_product, x, kernel) for form in (CPU, PLAIN))
+    for one, other in zip(cpu, plain, strict=True):
+        assert_close(one, other)
+
+
+def test_dense_product_of_many_members_in_a_scan_is_that_of_each():
+    x, kernel = normal(0, (2, 3, 4, 1100)), normal(1, (3, 1100, 1000))
+    _, scanned = jax.jit(
+        lambda x: jax.lax.scan(lambda _, x: (0, jax.vmap(CPU.dense_product)(x, kernel)), 0, x)
+    )(x)
+    assert_close(scanned, jnp.einsum("smbi,mio->smbo", x, kernel))
+
+
+@pytest.mark.parametrize("bias", (True, False))
+def test_dense_is_that_of_flax(bias):
+    x = normal(0, (2, 1100))
+    ours, theirs = layers.Dense(1000, use_bias=bias), nn.Dense(1000, use_bias=bias)
+    variables = theirs.init(jax.random.key(0), x)
+    assert jax.eval_shape(ours.init, jax.random.key(0), x) == jax.eval_shape(lambda: variables)
+    assert_close(jax.jit(ours.apply)(variables, x), jax.jit(theirs.apply)(variables, x))
 
 
 # k, n, alpha, beta; the second has fewer neighbours than maps, the last more.

@@ -12,7 +12,7 @@ from flax.typing import Initializer
 from jax.typing import DTypeLike
 
 from cnn_jax.models.cpu_forms import Pads
-from cnn_jax.models.layers import Conv, Dropout, LocalResponseNorm, MaxPool, check_image_size
+from cnn_jax.models.layers import Conv, Dense, Dropout, LocalResponseNorm, MaxPool, check_image_size
 
 Order = Literal["relu norm pool", "relu pool norm", "norm pool relu", "relu pool"]
 
@@ -113,8 +113,8 @@ class AlexNet2012(nn.Module):
         features = self.maps[int(name.removeprefix("conv")) - 1]
         return Conv(features, size, **geometry, **self._start(name, bias))
 
-    def _dense(self, name: str, units: int, bias: float) -> nn.Dense:
-        return nn.Dense(units, **self._start(name, bias))
+    def _dense(self, name: str, units: int, bias: float) -> Dense:
+        return Dense(units, **self._start(name, bias))
 
     def _start(self, name: str, bias: float) -> dict[str, Any]:
         return {

@@ -13,7 +13,7 @@ from flax.typing import Initializer
 from jax.typing import DTypeLike
 
 from cnn_jax.models.alexnet2012 import Order, in_order
-from cnn_jax.models.layers import Conv, Dropout, LocalResponseNorm, MaxPool, check_image_size
+from cnn_jax.models.layers import Conv, Dense, Dropout, LocalResponseNorm, MaxPool, check_image_size
 
 
 class AlexNet2014(nn.Module):
@@ -110,7 +110,7 @@ def torchvision_layers(
         return Conv(features, size, dtype=dtype, **initial, **fields)(x)
 
     def dense(x: jax.Array, features: int, name: str) -> jax.Array:
-        return nn.Dense(features, dtype=dtype, name=name, **initializers(fan_in=x.shape[-1]))(x)
+        return Dense(features, dtype=dtype, name=name, **initializers(fan_in=x.shape[-1]))(x)
 
     def initializers(fan_in: int) -> dict[str, Any]:
         if kernel_init is not None:

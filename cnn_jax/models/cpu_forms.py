@@ -1,4 +1,4 @@
-"""Convolution, pooling and response normalisation in the forms that XLA runs fast on a CPU.
+"""Convolution, pooling, normalisation and dense products in the forms that XLA runs fast on a CPU.
 
 Same arguments and same values, within rounding, as the functions of the same names in `layers`,
 whose docstrings say what they compute; these say why another form is faster. All were chosen
@@ -159,15 +159,78 @@ def _gradient_parts(images: int, positions: int) -> int:
 _convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
-def max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
-    """Maximum of shifted slices along the rows, then along the columns.
+@jax.custom_vjp
+def dense_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Product of x [B, inputs] with a kernel [inputs, outputs] of many more rows than x has.
 
-    2 * window slices in place of window ** 2, and the gradient is a few fused comparisons where
-    that of `reduce_window` is a slow scatter. The gradient rule differs at exact ties: it is split
-    between equal values, where `reduce_window` gives it to the first. After a ReLU nearly all ties
-    are between zeros, whose gradient the ReLU drops: so pool after a ReLU.
+    XLA's library first copies such a kernel into an order of its own, which takes longer than the
+    product. With both sides transposed it goes to another library, which does not copy; the barrier
+    keeps XLA from turning it back. The gradients are fast as they are, and written out to stay so.
     """
+    if kernel.size < 1 << 20:
+        return x @ kernel
+    return lax.dot_general(kernel, lax.optimization_barrier(x.T), (((0,), (0,)), ((), ()))).T
+
+
+def _dense_backward(residuals, dy: jax.Array):
+    x, kernel = residuals
+    return dy @ kernel.T, x.T @ dy
+
+
+dense_product.defvjp(lambda x, kernel: (dense_product(x, kernel), (x, kernel)), _dense_backward)
+
+
+def max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
+    """Maximum along the columns, then along the rows; its gradient by the places of the maxima.
+
+    2 * window slices in place of window ** 2. The place of the first maximum of each window is kept
+    for the gradient: every pixel compares its own with it, in each window that it is in. That is a
+    fused selection, where `reduce_window` scatters and `jnp.maximum` pads and adds each slice.
+    """
+    return _max_pool(x, window, stride, x.shape[1:3])
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_pool(x: jax.Array, window: int, stride: int, size: tuple[int, ...]) -> jax.Array:
     return _pool(x, window, stride, jnp.maximum)
+
+
+def _max_pool_forward(x, window: int, stride: int, size: tuple[int, ...]):
+    # A place is row * reach + column, with reach the window's length rounded up to whole strides.
+    reach = -(-window // stride) * stride
+    largest, places = x, jnp.zeros(x.shape, jnp.int32)
+    for axis, unit in ((2, 1), (1, reach)):
+        values = _shifted(largest, window, stride, axis)
+        found = _shifted(places, window, stride, axis)
+        largest, places = reduce(jnp.maximum, values), found[0]
+        for k in reversed(range(window)):  # so that the first of equal ones is what stays
+            places = jnp.where(values[k] == largest, k * unit + found[k], places)
+    return largest, places
+
+
+def _max_pool_backward(window: int, stride: int, size: tuple[int, ...], places, dy: jax.Array):
+    reach = -(-window // stride) * stride
+    back = reach // stride - 1  # windows that a pixel is in, besides the last that begins before it
+    pads = [(back, -(-n // stride) - m) for n, m in zip(size, dy.shape[1:3], strict=True)]
+    pads = ((0, 0), *pads, (0, 0))
+    dy, places = jnp.pad(dy, pads), jnp.pad(places, pads, constant_values=-1)
+    rows, columns = (jnp.arange(length) % stride for length in size)
+
+    def from_windows(up: int, left: int) -> jax.Array:
+        """What each pixel gets from the windows that begin so many strides before its last."""
+
+        def spread(x: jax.Array) -> jax.Array:
+            x = x[:, back - up :, back - left :]
+            return jnp.repeat(jnp.repeat(x, stride, 1), stride, 2)[:, : size[0], : size[1]]
+
+        own = (rows[:, None] + up * stride) * reach + columns + left * stride
+        return jnp.where(spread(places) == own[..., None], spread(dy), 0)
+
+    parts = [from_windows(up, left) for up in range(back + 1) for left in range(back + 1)]
+    return (reduce(jnp.add, parts),)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def avg_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
@@ -177,12 +240,14 @@ def avg_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
 
 def _pool(x: jax.Array, window: int, stride: int, combine: Callable[..., jax.Array]) -> jax.Array:
     for axis in (1, 2):
-        last = (x.shape[axis] - window) // stride * stride
-        shifted = [
-            lax.slice_in_dim(x, start, start + last + 1, stride, axis) for start in range(window)
-        ]
-        x = reduce(combine, shifted)
+        x = reduce(combine, _shifted(x, window, stride, axis))
     return x
+
+
+def _shifted(x: jax.Array, window: int, stride: int, axis: int) -> list[jax.Array]:
+    """The first, second, ... pixel of every window along an axis."""
+    last = (x.shape[axis] - window) // stride * stride
+    return [lax.slice_in_dim(x, k, k + last + 1, stride, axis) for k in range(window)]
 
 
 def local_response_norm(x: jax.Array, k: float, n: int, alpha: float, beta: float) -> jax.Array:

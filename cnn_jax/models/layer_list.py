@@ -23,7 +23,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from cnn_jax.errors import UserError
-from cnn_jax.models.layers import AvgPool, Conv, MaxPool, _pads, _pair
+from cnn_jax.models.layers import AvgPool, Conv, Dense, MaxPool, _pads, _pair
 from cnn_jax.models.lecun_layers import EuclideanRBF, Subsample, TableConv
 
 Layer = dict[str, Any]
@@ -197,6 +197,7 @@ _DESCRIBE: dict[type, Callable[[Any, np.ndarray], Layer]] = {
     Conv: _describe_conv,
     TableConv: _describe_table_conv,
     nn.Dense: _describe_dense,
+    Dense: _describe_dense,
     AvgPool: _describe_pool("mean"),
     MaxPool: _describe_pool("max"),
     Subsample: _describe_subsample,

@@ -3,8 +3,9 @@
 First the pure functions, then the Linen modules around them. Images and feature maps are
 [B, H, W, C], kernels [height, width, input channels / groups, output channels].
 
-Convolution, pooling and response normalisation have two forms with the same values: those here,
-XLA's own operators, for accelerators, and those of `cpu_forms`. `forms` alone chooses between them.
+Convolution, pooling, response normalisation and large dense products have two forms with the same
+values: those here, XLA's own operators, for accelerators, and those of `cpu_forms`. `forms` alone
+chooses between them.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -111,6 +112,7 @@ class Forms(NamedTuple):
     convolve: Callable[..., jax.Array]
     max_pool: Callable[..., jax.Array]
     avg_pool: Callable[..., jax.Array]
+    dense_product: Callable[..., jax.Array]
     local_response_norm: Callable[..., jax.Array]
 
 
@@ -134,13 +136,14 @@ def forms(backend: str | None = None) -> Forms:
             cpu_forms.convolve,
             cpu_forms.max_pool,
             cpu_forms.avg_pool,
+            cpu_forms.dense_product,
             cpu_forms.local_response_norm,
         )
     # The gradient of `max_pool` selects and scatters, of which XLA has no deterministic kernel for
     # GPUs: it refuses to compile it when told to be deterministic (openxla/xla, determinism.md).
     deterministic = "--xla_gpu_deterministic_ops=true" in os.environ.get("XLA_FLAGS", "")
     pool = cpu_forms.max_pool if deterministic else max_pool
-    return Forms(convolve, pool, avg_pool, local_response_norm)
+    return Forms(convolve, pool, avg_pool, jnp.matmul, local_response_norm)
 
 
 class Conv(nn.Module):
@@ -189,12 +192,27 @@ class Conv(nn.Module):
         return y
 
 
+def _product(x: jax.Array, kernel: jax.Array, dimensions: Any, **options: Any) -> jax.Array:
+    """What `nn.Dense` asks `lax.dot_general` for: x [B, inputs] times kernel [inputs, outputs]."""
+    if x.ndim != 2 or options.get("precision") is not None:
+        return lax.dot_general(x, kernel, dimensions, **options)
+    return forms().dense_product(x, kernel)
+
+
+class Dense(nn.Dense):
+    """Flax's fully connected layer, for large kernels: its product is in the form for the backend.
+
+    Fields and parameters are those of `nn.Dense`.
+    """
+
+    dot_general: Any = _product
+
+
 class MaxPool(nn.Module):
     """Maximum over window x window patches, `stride` apart; no padding.
 
-    Raises ValueError if the window is larger than the map. On a CPU, the gradient of a maximum that
-    occurs twice in a window is split between its places, on other backends the first takes it all:
-    pool after a ReLU, which discards the gradient of the zeros that nearly all such ties are.
+    The gradient of a maximum that occurs twice in a window goes to the first place, row by row.
+    Raises ValueError if the window is larger than the map.
     """
 
     window: int

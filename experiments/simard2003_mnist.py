@@ -24,16 +24,16 @@ from cnn_jax.optim import shrinking
 from cnn_jax.train import Options
 
 DEFORMATIONS = {
-    "none": [],
     "affine": [random_deformation(shift=1.5, scale=0.15, shear=10, rotation=10)],
     "elastic": [random_deformation(sigma=4, alpha=20.4)],  # 34 times a field of norm 1: 0.83 pixels
+    "both": [random_deformation(shift=1, scale=0.1, shear=7, rotation=7, sigma=4, alpha=20.4)],
 }
 
 
 @dataclass(frozen=True)
 class Config:
     network: Literal["mlp", "convnet"] = "convnet"
-    deformation: Literal["none", "affine", "elastic"] = "elastic"
+    deformation: Literal["none", "affine", "elastic", "both"] = "elastic"
     units: Literal["tanh", "relu"] = "tanh"  # of jax.nn
     dataset: str = "mnist"
     train_split: str = "train"
@@ -61,7 +61,7 @@ def build(config: Config, data_dir: Path | None = None) -> Experiment:
         batch_size=config.batch_size,
         steps=steps,
         seed=config.seed,
-        train_transforms=[*padding, *DEFORMATIONS[config.deformation]],
+        train_transforms=[*padding, *DEFORMATIONS.get(config.deformation, [])],
         eval_transforms=padding,
     )
 

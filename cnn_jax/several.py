@@ -146,7 +146,8 @@ def folder_name(variant: Variant) -> str:
 def _trace(stacked: Experiment) -> TrainState:
     """Go through a training step without computing it."""
     assert stacked.members is not None
-    places = (1, stacked.batch_size, len(stacked.members.seeds))  # of one device
+    # Of two devices, as one alone does not reduce anything, and its results would seem its own.
+    places = (2, stacked.batch_size, len(stacked.members.seeds))
     batch = {
         "image": jax.ShapeDtypeStruct((*places, *stacked.dataset.image_shape), np.uint8),
         "label": jax.ShapeDtypeStruct(places, np.int32),

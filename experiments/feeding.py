@@ -2,9 +2,9 @@
 
     python -m experiments.feeding --out feeding.json
 
-On one CPU core, images of 160 pixels: 4,986 simplejpeg, 2,074 pillow, 3,493 streamed, that is
-70 % of simplejpeg, 99,746 resident. The first step, process start included: lenet5_mnist
-15.5 s cold, 4.2 s warm, alexnet2014_imagenette 24.4 s cold, 6.2 s warm.
+On one CPU core, images of 160 pixels: 4,339 simplejpeg, 2,405 pillow, 3,598 streamed, that is
+83 % of simplejpeg, 74,851 resident. The first step, process start included: lenet5_mnist
+11.8 s cold, 3.7 s warm, alexnet2014_imagenette 26.3 s cold, 5.8 s warm.
 
 Images per second of processor time, so of one core, all threads counted. The bare decoders that are
 installed decode the stored JPEGs from memory, one after the other; the streamed feed also reads

@@ -43,7 +43,7 @@ def decode(data: bytes, channels: int, size: int | None = None) -> np.ndarray:
 def decode_into(data: bytes, pixels: np.ndarray) -> None:
     """An encoded image into `pixels`, uint8 [H, W, channels] in one piece: what `decode` returns.
 
-    JPEGs go to simplejpeg, which takes 40 % of Pillow's time. Both are libjpeg-turbo with the same
+    JPEGs go to simplejpeg, which takes half of Pillow's time. Both are libjpeg-turbo with the same
     settings, so the pixels are the same. What simplejpeg would turn into other colours than Pillow
     (CMYK, colour asked for in grey), what is damaged, and what is no JPEG is left to Pillow.
     Raises one of DECODE_ERRORS, ValueError for an image of another shape among them.

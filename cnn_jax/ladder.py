@@ -136,8 +136,8 @@ RUNGS = (
             Result("simard2003_mnist-convnet-affine", "0.6 %", "MNIST, affine"),
             Result("simard2003_mnist-convnet-elastic", "0.4 %", "MNIST, elastic"),
             Result("simard2003_mnist-convnet-elastic-300", "0.4 %", "MNIST, elastic, 300 epochs"),
-            Result("simard2003_mnist-convnet-elastic-relu", "0.4 %", "MNIST, elastic, ReLU units"),
-            Result("simard2003_mnist-convnet-both-relu", "0.4 %", "MNIST, also affine, ReLU units"),
+            Result("simard2003_mnist-convnet-elastic-relu", "0.4 %", "MNIST, elastic, ReLU"),
+            Result("simard2003_mnist-convnet-both-relu", "0.4 %", "MNIST, affine + elastic, ReLU"),
         ],
     ),
     Rung(

@@ -25,6 +25,7 @@ from cnn_jax.errors import UserError
 from cnn_jax.receipt import environment
 from cnn_jax.record import write_json
 from cnn_jax.reproduce import Comparison, reproduce
+from experiments.speed.table import markdown
 
 PAGE = Path(__file__).parents[1] / "docs" / "reproducing.md"
 MARKS = ("<!-- reproductions: python -m experiments.reproductions table -->\n", "<!-- end -->")
@@ -40,6 +41,8 @@ class Config:
 
 def again(config: Config) -> None:
     """Train each record's runs again, one record after the other."""
+    if not config.record:
+        raise UserError(f"say which records; there are {', '.join(records())}")
     if config.workdir is None:
         raise UserError("training again needs a folder for it: --workdir DIR")
     if unknown := sorted(set(config.record) - set(records())):
@@ -87,12 +90,11 @@ def verdict(path: Path, found: Sequence[Comparison]) -> dict[str, Any]:
 def table() -> str:
     """The verdicts in Markdown; records without one too."""
     verdicts = load()
-    lines = [HEADER, ("---",) * len(HEADER)]
-    lines += [(name, *_cells(verdicts.get(name))) for name in records()]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return markdown([HEADER, *((name, *_cells(verdicts.get(name))) for name in records())])
 
 
 def write_table() -> None:
+    """Replace the table in docs/reproducing.md."""
     before, rest = PAGE.read_text().split(MARKS[0])
     PAGE.write_text(before + MARKS[0] + table() + MARKS[1] + rest.split(MARKS[1], 1)[1])
 

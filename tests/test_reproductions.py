@@ -51,6 +51,7 @@ def test_a_verdict_is_kept_until_the_record_changes(record: Path) -> None:
     (
         (Config(("lenet5_digits", "lenet6"), Path("again")), "no record lenet6; there are lenet5_"),
         (Config(("lenet5_digits",)), "--workdir"),
+        (Config((), Path("again")), "say which records; there are lenet5_digits"),
     ),
 )
 def test_what_cannot_be_trained_again_is_said(record: Path, config: Config, message: str) -> None:

@@ -1,11 +1,11 @@
 """What a run will cost, said before it starts: work, memory, disk. Nothing is compiled or written.
 
 FLOPs are the model's: twice the multiply-adds of its matrix products and convolutions, read from
-its jaxpr. A network has one number: everywhere the forms of accelerators are counted, since those
-for a CPU (`models/cpu_forms.py`) multiply by zeros to be faster. Zeros that are part of the network
-count: padding, the maps that a `TableConv` does not connect, the matrices of a blur. Left out are
-the loss, the transforms, and what has no products (pooling, normalisation, activations, biases).
-The body of a `while` loop counts once.
+its jaxpr. A network has one number: everywhere the plain operators are counted, since the fast ones
+(`models/fast_forms.py`) multiply by zeros. Zeros that are part of the network count: padding, the
+maps that a `TableConv` does not connect, the matrices of a blur. Left out are the loss, the
+transforms, and what has no products (pooling, normalisation, activations, biases). The body of a
+`while` loop counts once.
 
 Memory is an estimate for a training step, before XLA's fusions, which keep less of the activations;
 the operation at work needs some more.
@@ -27,7 +27,8 @@ from rich.table import Table
 from cnn_jax import feed as feeds
 from cnn_jax import parallel
 from cnn_jax.experiment import Experiment
-from cnn_jax.models import count_parameters, layers
+from cnn_jax.models import count_parameters
+from cnn_jax.models.operators import plain_forms
 from cnn_jax.step import TrainState, example_keys, init_state, prepare_images
 from cnn_jax.train import Cadence, Options
 
@@ -240,7 +241,7 @@ def _flops_per_example(experiment: Experiment, state: TrainState) -> tuple[int, 
         return 2 * _multiply_adds(jax.make_jaxpr(function)(*arguments).jaxpr)
 
     # The difference leaves out what is done once for a batch, such as to expand kernels.
-    with layers.plain_forms():
+    with plain_forms():
         one, both = (flops(f, 3) - flops(f, 2) for f in (forward, training))
     return one, both
 

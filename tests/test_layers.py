@@ -1,4 +1,4 @@
-"""Own layers against slow, obvious NumPy; the CPU forms against XLA's own operators."""
+"""Own layers against slow, obvious NumPy; the fast forms against XLA's own operators."""
 
 import re
 from collections.abc import Callable
@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_jax.models import layers
+from cnn_jax.models import layers, operators
 
-BACKENDS = ("cpu", "gpu")
-CPU, PLAIN = layers.forms("cpu"), layers.forms("gpu")
+BACKENDS = ("cpu", "gpu", "tpu")
+FAST = {backend: operators.forms(backend) for backend in BACKENDS[:2]}
+CPU, GPU, PLAIN = (operators.forms(backend) for backend in BACKENDS)
 
 # Image height and width, kernel [h, w, input maps / groups, maps], strides, pads, groups.
 CONVOLUTIONS = {
@@ -44,7 +45,7 @@ def convolution(name: str, batch: int) -> tuple[jax.Array, jax.Array, tuple]:
     return x, normal(1, kernel_shape), (strides, pads, groups)
 
 
-def convolve(form: layers.Forms, x: jax.Array, kernel: jax.Array, geometry: tuple) -> jax.Array:
+def convolve(form: operators.Forms, x: jax.Array, kernel: jax.Array, geometry: tuple) -> jax.Array:
     """Compiled as a whole: operator by operator takes ten times as long."""
     return jax.jit(lambda x, kernel: form.convolve(x, kernel, *geometry))(x, kernel)
 
@@ -103,16 +104,17 @@ def gradients(function: Callable, *arrays: jax.Array) -> tuple:
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_convolve_is_the_slow_convolution(name, backend):
     x, kernel, geometry = convolution(name, batch=2)
-    y = convolve(layers.forms(backend), x, kernel, geometry)
+    y = convolve(operators.forms(backend), x, kernel, geometry)
     assert_close(y, slow_convolve(x, kernel, *geometry))
 
 
+@pytest.mark.parametrize("fast", FAST)
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_convolve_has_the_same_gradients_in_both_forms(name):
+def test_convolve_has_the_same_gradients_in_all_forms(name, fast):
     x, kernel, geometry = convolution(name, batch=3)
-    cpu = gradients(lambda x, kernel: CPU.convolve(x, kernel, *geometry), x, kernel)
+    ours = gradients(lambda x, kernel: FAST[fast].convolve(x, kernel, *geometry), x, kernel)
     plain = gradients(lambda x, kernel: PLAIN.convolve(x, kernel, *geometry), x, kernel)
-    for one, other in zip(cpu, plain, strict=True):
+    for one, other in zip(ours, plain, strict=True):
         assert_close(one, other)
 
 
@@ -156,7 +158,7 @@ def test_the_gradient_of_a_kernel_is_summed_over_parts(images, size, parts):
     kernel, geometry = normal(1, (2, 2, 1, 17)), ((1, 1), ((0, 1), (0, 1)), 1)
     x = normal(0, (images, *size, 1))
 
-    def grads(form: layers.Forms) -> Callable:
+    def grads(form: operators.Forms) -> Callable:
         return jax.grad(lambda k: jnp.sum(form.convolve(x, k, *geometry) ** 2))
 
     # A batch of 32 or 48 is convolved in 8 chunks, forwards and, `parts` times each, backwards.
@@ -165,9 +167,10 @@ def test_the_gradient_of_a_kernel_is_summed_over_parts(images, size, parts):
     assert_close(jax.jit(grads(CPU))(kernel), jax.jit(grads(PLAIN))(kernel))
 
 
-def test_few_maps_become_matrix_products_on_cpu():
+@pytest.mark.parametrize("fast", FAST)
+def test_few_maps_become_matrix_products(fast):
     x, kernel, geometry = convolution("LeNet-5 C1", batch=1)
-    jaxpr = str(jax.make_jaxpr(lambda x: CPU.convolve(x, kernel, *geometry))(x))
+    jaxpr = str(jax.make_jaxpr(lambda x: FAST[fast].convolve(x, kernel, *geometry))(x))
     assert "dot_general" in jaxpr
     assert "conv_general_dilated" not in jaxpr
 
@@ -176,7 +179,7 @@ def test_few_maps_become_matrix_products_on_cpu():
 @pytest.mark.parametrize(("window", "stride"), ((2, 2), (3, 2), (2, 3), (4, 1), (1, 1)))
 def test_pools_are_the_slow_pools(window, stride, backend):
     x = normal(0, (7, 9, 6, 3))
-    forms = layers.forms(backend)
+    forms = operators.forms(backend)
     pools = jax.jit(
         lambda x: (forms.max_pool(x, window, stride), forms.avg_pool(x, window, stride))
     )
@@ -187,7 +190,7 @@ def test_pools_are_the_slow_pools(window, stride, backend):
 
 @pytest.mark.parametrize("pool", ("max_pool", "avg_pool"))
 @pytest.mark.parametrize(("window", "stride"), ((2, 2), (3, 2), (2, 3)))
-def test_pools_have_the_same_gradients_in_both_forms(window, stride, pool):
+def test_pools_have_the_same_gradients_in_all_forms(window, stride, pool):
     x = normal(0, (7, 9, 6, 3))
     cpu, plain = (
         gradients(lambda x, form=form: getattr(form, pool)(x, window, stride), x)[0]
@@ -197,7 +200,7 @@ def test_pools_have_the_same_gradients_in_both_forms(window, stride, pool):
 
 
 @pytest.mark.parametrize(("window", "stride"), ((2, 2), (3, 2), (2, 3), (3, 1), (5, 2)))
-def test_the_first_of_equal_maxima_has_the_gradient_in_both_forms(window, stride):
+def test_the_first_of_equal_maxima_has_the_gradient_in_all_forms(window, stride):
     x = jnp.asarray(np.random.default_rng(0).integers(0, 3, (3, 9, 6, 2)), jnp.float32)
     dy = normal(1, PLAIN.max_pool(x, window, stride).shape)
     cpu, plain = (
@@ -210,7 +213,7 @@ def test_the_first_of_equal_maxima_has_the_gradient_in_both_forms(window, stride
 def test_max_pool_of_many_members_in_a_scan_has_the_gradient_of_each():
     x = normal(0, (2, 3, 7, 9, 6))
 
-    def grad(form: layers.Forms, x: jax.Array) -> jax.Array:
+    def grad(form: operators.Forms, x: jax.Array) -> jax.Array:
         return jax.grad(lambda x: jnp.sum(jnp.sin(form.max_pool(x, 3, 2))))(x)
 
     _, cpu = jax.jit(
@@ -225,7 +228,7 @@ def test_dense_product_has_the_values_and_gradients_of_the_plain_one(shape):
     rows, inputs, outputs = shape
     x, kernel = normal(0, (rows, inputs)), normal(1, (inputs, outputs))
 
-    def product(form: layers.Forms) -> jax.Array:
+    def product(form: operators.Forms) -> jax.Array:
         return jax.jit(form.dense_product)(x, kernel)
 
     assert_close(product(CPU), product(PLAIN))
@@ -259,12 +262,12 @@ NORMS = ((2.0, 5, 1e-4, 0.75), (1.0, 3, 0.5, 0.75), (2.0, 5, 0.1, 0.5), (1.0, 13
 @pytest.mark.parametrize("constants", NORMS)
 def test_local_response_norm_is_the_slow_one(constants, backend):
     x = 10 * normal(0, (2, 4, 3, 8))
-    y = jax.jit(lambda x: layers.forms(backend).local_response_norm(x, *constants))(x)
+    y = jax.jit(lambda x: operators.forms(backend).local_response_norm(x, *constants))(x)
     assert_close(y, slow_local_response_norm(x, *constants))
 
 
 @pytest.mark.parametrize("constants", NORMS)
-def test_local_response_norm_has_the_same_gradients_in_both_forms(constants):
+def test_local_response_norm_has_the_same_gradients_in_all_forms(constants):
     x = 10 * normal(0, (7, 4, 3, 8))
     cpu, plain = (
         gradients(lambda x, f=f: f.local_response_norm(x, *constants), x)[0] for f in (CPU, PLAIN)
@@ -280,7 +283,7 @@ def test_local_response_norm_has_the_constants_of_the_paper():
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_forms_keep_bfloat16(backend):
-    forms = layers.forms(backend)
+    forms = operators.forms(backend)
     x, kernel, geometry = convolution("LeNet-5 C3", batch=2)
     half, half_kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
 
@@ -301,9 +304,10 @@ def test_forms_keep_bfloat16(backend):
 
 
 def test_forms_are_chosen_by_backend():
-    assert layers.forms() == CPU != PLAIN
-    assert layers.forms("tpu") == PLAIN
-    assert PLAIN.convolve is layers.convolve
+    assert operators.forms() == CPU
+    assert len({CPU, GPU, PLAIN}) == 3
+    assert operators.forms("tpu") == PLAIN
+    assert PLAIN.convolve is operators.convolve
 
 
 @pytest.mark.parametrize(
@@ -389,14 +393,18 @@ def test_dropout_refuses_impossible_rates(rate):
         TwoDropouts(rate).apply({}, jnp.ones((1, 2)), None)
 
 
-@pytest.mark.parametrize("deterministic", [False, True])
-def test_deterministic_kernels_leave_nothing_to_select_and_scatter(
-    deterministic: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_selects_and_scatters_on_a_gpu() -> None:
     """XLA for GPUs does not compile a select-and-scatter when it must be deterministic."""
-    if deterministic:
-        monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
-    pool = layers.forms("gpu").max_pool
-    gradient = jax.jit(jax.grad(lambda x: pool(x, 3, 2).sum()))
-    program = gradient.lower(jnp.zeros((2, 13, 13, 4))).as_text()
-    assert ("select_and_scatter" in program) == (not deterministic)
+    for form, found in ((GPU, False), (PLAIN, True)):
+        gradient = jax.jit(jax.grad(lambda x, form=form: form.max_pool(x, 3, 2).sum()))
+        program = gradient.lower(jnp.zeros((2, 13, 13, 4))).as_text()
+        assert ("select_and_scatter" in program) == found
+
+
+def test_conv1_of_alexnet_is_folded_on_a_gpu() -> None:
+    """224 pixels of 3 maps in windows of 11, 4 apart, are 57 blocks of 48 in windows of 3."""
+    x, kernel = jnp.zeros((2, 224, 224, 3)), jnp.zeros((11, 11, 3, 64))
+    convolve = partial(GPU.convolve, strides=(4, 4), pads=((2, 2), (2, 2)), groups=1)
+    jaxpr = jax.make_jaxpr(convolve)(x, kernel)
+    (convolution,) = (e for e in jaxpr.eqns if e.primitive.name == "conv_general_dilated")
+    assert [v.aval.shape for v in convolution.invars] == [(2, 57, 57, 48), (3, 3, 48, 64)]

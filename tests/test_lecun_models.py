@@ -9,7 +9,7 @@ import pytest
 
 from cnn_jax.errors import UserError
 from cnn_jax.losses import mean_squared_error
-from cnn_jax.models import count_connections, count_parameters, layers, lecun_layers
+from cnn_jax.models import count_connections, count_parameters, lecun_layers, operators
 from cnn_jax.models.ciresan2010 import Ciresan2010
 from cnn_jax.models.lecun_layers import Subsample, TableConv, scaled_tanh, uniform_fan_in
 from cnn_jax.models.lenet1989 import H2_TABLE, LeNet1989
@@ -160,13 +160,13 @@ def test_each_map_of_h2_sees_eight_and_all_are_seen_equally():
     np.testing.assert_array_equal(seen, 8)
 
 
-@pytest.mark.parametrize("backend", ("cpu", "gpu"))
+@pytest.mark.parametrize("backend", ("cpu", "gpu", "tpu"))
 @pytest.mark.parametrize(
     ("stride", "padding", "pad_value", "bias"),
     ((1, 0, 0.0, "map"), (2, 2, -1.0, "unit"), (1, 1, 0.0, None), (3, 1, 0.5, "map")),
 )
 def test_table_conv_is_the_slow_one(backend, stride, padding, pad_value, bias, monkeypatch):
-    forms = layers.forms(backend)
+    forms = operators.forms(backend)
     monkeypatch.setattr(lecun_layers, "forms", lambda: forms)
     layer = TableConv(TABLE, 3, stride, padding, pad_value, bias)
     x, params = normal(9, 2, 7, 6, 4), some_params(layer, 7, 6, 4)
@@ -205,9 +205,9 @@ def test_a_kernel_larger_than_the_padded_maps_is_refused():
             shapes_of(layer.clone(pad_value=pad_value), 2, 3, 1)
 
 
-@pytest.mark.parametrize("backend", ("cpu", "gpu"))
+@pytest.mark.parametrize("backend", ("cpu", "gpu", "tpu"))
 def test_subsample_is_the_slow_one(backend, monkeypatch):
-    forms = layers.forms(backend)
+    forms = operators.forms(backend)
     monkeypatch.setattr(lecun_layers, "forms", lambda: forms)
     x = normal(0, 2, 6, 5, 3)
     params = {"coefficient": normal(1, 3), "bias": normal(2, 3)}

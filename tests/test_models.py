@@ -23,6 +23,7 @@ from cnn_jax.models import (
     count_connections,
     count_parameters,
     layers,
+    operators,
 )
 from cnn_jax.models.lenet5_1998 import bitmaps
 
@@ -352,10 +353,10 @@ def test_images_that_are_too_small_are_refused_and_no_others(model, smallest):
         shapes_of(model, (smallest - 1, smallest, 3))
 
 
-@pytest.mark.parametrize("backend", ("cpu", "gpu"))
+@pytest.mark.parametrize("backend", ("cpu", "gpu", "tpu"))
 @pytest.mark.parametrize("name", SMALL)
 def test_golden_logits(name, backend, example, monkeypatch):
-    forms = layers.forms(backend)
+    forms = operators.forms(backend)
     monkeypatch.setattr(layers, "forms", lambda: forms)
     model, variables, images = example(name)
     logits = jax.jit(model.apply)(variables, images)

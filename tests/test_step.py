@@ -18,7 +18,7 @@ from cnn_jax.advance import make_advance, split_into_blocks
 from cnn_jax.data import array_dataset, batch_indices
 from cnn_jax.data.augment import ByLabel, random_shift
 from cnn_jax.experiment import Experiment, epochs_to_steps
-from cnn_jax.models.layers import dropout
+from cnn_jax.models.operators import dropout
 from cnn_jax.step import (
     TrainState,
     eval_step,

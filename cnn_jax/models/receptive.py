@@ -21,7 +21,7 @@ from jax import Array
 
 from cnn_jax.errors import UserError
 from cnn_jax.models.inside import layer_output
-from cnn_jax.models.layers import plain_forms
+from cnn_jax.models.operators import plain_forms
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right; the last two excluded
 Pair = tuple[int, int]

@@ -1,9 +1,9 @@
-"""Convolution, pooling, normalisation and dense products in the forms that XLA runs fast on a CPU.
+"""Other forms of some functions of `operators`, where XLA runs these faster.
 
-Same arguments and same values, within rounding, as the functions of the same names in `layers`,
-whose docstrings say what they compute; these say why another form is faster. All were chosen
-by timing whole training steps of LeNet-5 and AlexNet, with JAX 0.10, on two cores, unless they say
-otherwise.
+Same arguments and same values, within rounding, as the functions there, whose docstrings say what
+they compute; these say why another form is faster. Those for a CPU were chosen by timing whole
+training steps of LeNet-5 and AlexNet, with JAX 0.10, on two cores, unless they say otherwise; those
+for a GPU with JAX 0.11 in bfloat16 on an H100.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,9 @@ Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
 
 
-def convolve(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads, groups: int) -> jax.Array:
+def convolve_on_cpu(
+    x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads, groups: int
+) -> jax.Array:
     """Choose the form of a convolution by its shape.
 
     Groups become convolutions of their own: XLA's grouped convolution takes several times as long.
@@ -26,11 +28,68 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads, groups:
     strided ones, stay convolutions, of a part of the batch each.
     """
     if groups > 1:
-        parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
-        return jnp.concatenate([convolve(a, b, strides, pads, groups=1) for a, b in parts], -1)
+        return _in_groups(convolve_on_cpu, x, kernel, strides, pads, groups)
     if strides == (1, 1) and max(kernel.shape[2:]) <= 16:
         return convolve_bands(x, kernel, pads)
     return convolve_chunks(x, kernel, strides, pads)
+
+
+def convolve_on_gpu(
+    x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads, groups: int
+) -> jax.Array:
+    """Choose the form of a convolution by its shape.
+
+    cuDNN is made for many maps. Convolutions of at most 16 input and 16 output maps become matrix
+    products over bands of columns, strided ones of few input maps (AlexNet's conv1) are folded, and
+    groups become convolutions of their own.
+    """
+    if groups > 1:
+        return _in_groups(convolve_on_gpu, x, kernel, strides, pads, groups)
+    if strides == (1, 1) and max(kernel.shape[2:]) <= 16:
+        return convolve_bands(x, kernel, pads)
+    if max(strides) > 1 and x.shape[-1] <= 4:
+        return convolve_folded(x, kernel, strides, pads)
+    return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=_DIMENSIONS)
+
+
+def _in_groups(
+    convolve: Callable[..., jax.Array],
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Pair,
+    pads: Pads,
+    groups: int,
+) -> jax.Array:
+    """Each group of maps by a call of its own."""
+    parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
+    return jnp.concatenate([convolve(a, b, strides, pads, groups=1) for a, b in parts], -1)
+
+
+def convolve_folded(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
+    """Strided convolution as one of stride 1 over maps that hold a block of pixels each.
+
+    Every block of strides[0] x strides[1] pixels of a map becomes as many maps of one pixel, in the
+    kernel too, which zeros fill up to whole blocks: 11x11 pixels of 3 maps, 4 apart, become 3x3 of
+    48. Also known as space-to-depth.
+    """
+    size, counts, padding = [], [], [(0, 0, 0)]
+    for axis in (0, 1):
+        window, stride, (before, after) = kernel.shape[axis], strides[axis], pads[axis]
+        length, blocks = x.shape[1 + axis], -(-window // stride)
+        places = (length + before + after - window) // stride + 1
+        padding.append((before, (places - 1 + blocks) * stride - length - before, 0))
+        size.append(blocks)
+        counts.append(places - 1 + blocks)
+    (down, across), channels = strides, x.shape[-1]
+    # A negative padding cuts off what no window reaches.
+    x = lax.pad(x, jnp.zeros((), x.dtype), [*padding, (0, 0, 0)])
+    x = x.reshape(-1, counts[0], down, counts[1], across, channels).transpose(0, 1, 3, 2, 4, 5)
+    x = x.reshape(-1, *counts, down * across * channels)
+    missing = [n * stride - w for n, stride, w in zip(size, strides, kernel.shape, strict=False)]
+    kernel = jnp.pad(kernel, ((0, missing[0]), (0, missing[1]), (0, 0), (0, 0)))
+    kernel = kernel.reshape(size[0], down, size[1], across, channels, -1)
+    kernel = kernel.transpose(0, 2, 1, 3, 4, 5).reshape(*size, down * across * channels, -1)
+    return lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=_DIMENSIONS)
 
 
 def convolve_bands(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:

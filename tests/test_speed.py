@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -24,7 +25,7 @@ from cnn_jax.experiment import Experiment
 from cnn_jax.figures.speed import growth_curves
 from cnn_jax.step import evaluation_logits, init_state
 from experiments.speed import __main__ as command
-from experiments.speed import growth, loop_worker, networks, table
+from experiments.speed import growth, jax_worker, loop_worker, networks, table
 from experiments.speed.driver import Worker, WorkerFailed, ratios, spread, take_rounds, warm
 from experiments.speed.task import SIZES, Task, noise, standard
 
@@ -131,6 +132,13 @@ def test_the_peer_of_the_best_median_counts_and_the_larger_limit() -> None:
     np.testing.assert_allclose(found["ratio"]["forward"]["median"], 0.5)
     assert found["contestants"]["eager"]["train"]["rounds"] == SAMPLES["eager", "train"]
     np.testing.assert_allclose(found["limits"]["gemm_per_second"], 2e10)
+    calm = {("deterministic", "train"): [0.04, 0.04, 0.02]}
+    more = command.summarise(SAMPLES | calm, STARTS | {"deterministic": STARTS["jax"]})
+    assert more["best_peer"] == found["best_peer"]  # not ourselves
+    assert more["ratio"]["deterministic"]["median"] == 0.5  # of 1 / 4, 1 / 2 and 1 / 2
+    assert "| lenet5 | 25.0 | 50.0 % (37.5 to 50.0) |" in table.tables(
+        {"runs": [record()["runs"][0] | more], "loops": []}
+    )
     alone = {key: values for key, values in SAMPLES.items() if key[0] == "jax"}
     found = command.summarise(alone, {"jax": STARTS["jax"]})
     assert found["best_peer"] == found["ratio"] == {}
@@ -215,10 +223,19 @@ def test_a_worker_that_fails_says_why() -> None:
             warm(worker)
 
 
+def test_the_deterministic_worker_asks_for_such_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "")
+    served = {}
+    monkeypatch.setattr(jax_worker, "serve", lambda benchmarks, *_: served.update(benchmarks))
+    jax_worker.main(small("lenet5"), deterministic=True)
+    assert served.keys() == {"train"}
+    assert os.environ["XLA_FLAGS"] == "--xla_gpu_deterministic_ops=true"
+
+
 def test_a_tiny_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """JAX's side as it is, in a process of its own; a loop without data is left out by name."""
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-    config = command.Config("lenet5", rounds=2, seconds=0.001, batch_size=4, data_dir=tmp_path)
+    config = command.Config(("lenet5",), rounds=2, seconds=0.001, batch_size=4, data_dir=tmp_path)
     result = json.loads(json.dumps(command.run(config)))
     (run,) = result["runs"]
     assert (run["parameters"], run["batch_size"], run["dispatch"]) == (61706, 4, 10)

@@ -29,16 +29,19 @@ from experiments.speed import networks
 from experiments.speed.driver import Worker, WorkerFailed, ratios, say, spread, take_rounds, warm
 from experiments.speed.loop_worker import Loop, build
 from experiments.speed.table import tables
-from experiments.speed.task import SIZES, Task
+from experiments.speed.task import SIZES, Name, Task
 
-VARIANTS = {"cpu": ("eager", "fused", "channels_last", "compiled")}
-VARIANTS |= {"gpu": (*VARIANTS["cpu"], "graphs")}
-OURS = "jax"  # other names are the peer's variants
+VARIANTS = {
+    "cpu": ("eager", "fused", "channels_last", "compiled"),
+    "gpu": ("channels_last", "compiled", "graphs"),
+}
+OURS = "jax"  # other names are the peer's variants, but for
+DETERMINISTIC = "deterministic"  # ours with `--deterministic`, training only, on GPUs
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    model: Literal["all", "mlp", "lenet5", "alexnet2014", "alexnet2012"] = "all"
+    model: tuple[Name, ...] = tuple(SIZES)
     peer: Literal["none", "torch"] = "none"  # torch must be installed
     rounds: int = 8
     seconds: float = 0.5  # of a sample, of one call at least
@@ -64,9 +67,8 @@ def run(config: Config) -> dict[str, Any]:
             f"PyTorch is timed on one device, JAX sees {jax.device_count()}: "
             "set CUDA_VISIBLE_DEVICES=0"
         )
-    names = tuple(SIZES) if config.model == "all" else (config.model,)
     asked = (config.batch_size, config.image_size, config.width, config.dtype)
-    runs = [time_network(networks.default_task(name, *asked), config) for name in names]
+    runs = [time_network(networks.default_task(name, *asked), config) for name in config.model]
     timed, left_out = time_loops(config) if config.loops else ([], {})
     result = {"runs": runs, "loops": timed, "loops_left_out": left_out}
     print(tables(result), file=sys.stderr)
@@ -83,6 +85,8 @@ def time_network(task: Task, config: Config) -> dict[str, Any]:
     starts, failed = {}, {}
     with ExitStack() as stack:
         started = {OURS: Worker("jax_worker", given)}
+        if backend == "gpu":
+            started[DETERMINISTIC] = Worker("jax_worker", given, DETERMINISTIC)
         started |= {label: Worker("torch_worker", given, label) for label in variants}
         for worker in started.values():
             stack.enter_context(closing(worker))
@@ -93,7 +97,7 @@ def time_network(task: Task, config: Config) -> dict[str, Any]:
             try:
                 starts[label] = warm(worker)
             except WorkerFailed as failure:
-                if label == OURS:
+                if label in (OURS, DETERMINISTIC):
                     raise
                 failed[label] = str(failure)
                 say(f"{task.network}: {label} is left out: {failure}")
@@ -122,7 +126,8 @@ def summarise(
 ) -> dict[str, Any]:
     """What a record keeps of samples: seconds per example of every contestant, and the ratio.
 
-    The peer is its variant of the best median, of training and of the forward pass each.
+    The peer is its variant of the best median, of training and of the forward pass each. The ratio
+    of "deterministic" is the share of our speed that is left with deterministic kernels.
     """
     contestants = {
         label: {
@@ -130,15 +135,18 @@ def summarise(
             **{
                 work: spread(samples[label, work]) | {"rounds": samples[label, work]}
                 for work in ("train", "forward")
+                if (label, work) in samples
             },
         }
         for label, start in starts.items()
     }
     best, ratio = {}, {}
-    peers = [label for label in starts if label != OURS]
+    peers = [label for label in starts if label not in (OURS, DETERMINISTIC)]
     for work in ("train", "forward") if peers else ():
         best[work] = min(peers, key=lambda label: contestants[label][work]["median"])
         ratio[work] = ratios(samples[OURS, work], samples[best[work], work])
+    if DETERMINISTIC in starts:
+        ratio[DETERMINISTIC] = ratios(samples[DETERMINISTIC, "train"], samples[OURS, "train"])
     found = {
         f"{limit}_per_second": max(
             1 / spread(values)["median"] for (_, name), values in samples.items() if name == limit
@@ -170,7 +178,7 @@ def time_loops(config: Config) -> tuple[list[dict[str, Any]], dict[str, str]]:
     rows, left_out = [], {}
     where = [] if config.data_dir is None else [str(config.data_dir)]
     for name, loop in loops().items():
-        if config.model not in ("all", loop.recipe.partition("_")[0]):
+        if loop.recipe.partition("_")[0] not in config.model:
             continue
         try:
             own = build(loop, config.data_dir)

@@ -95,12 +95,14 @@ def device_peak() -> int | None:
     return stats["peak_bytes_in_use"] if stats else None
 
 
-def main(task: Task) -> None:
+def main(task: Task, *, deterministic: bool) -> None:
     keep_freed_memory()  # as every training does
+    if deterministic:
+        parallel.choose_deterministic_kernels()
     own = experiment(task)
     feed = feeds.open_feed(own.dataset, own.train_split, "resident", readers=1)
     benchmarks = {"train": training(own, feed, task.dispatch)}
-    if not task.training_only:
+    if not (task.training_only or deterministic):
         benchmarks |= {"forward": forward(own, feed)}
         benchmarks |= {"gemm": matrix_product(task.dtype), "copy": copy()}
     about = {"version": jax.__version__, "platform": jax.default_backend()}
@@ -108,4 +110,4 @@ def main(task: Task) -> None:
 
 
 if __name__ == "__main__":
-    main(Task(**json.loads(sys.argv[1])))
+    main(Task(**json.loads(sys.argv[1])), deterministic="deterministic" in sys.argv[2:])

@@ -22,6 +22,8 @@ Row = tuple[str, ...]
 def tables(record: Mapping[str, Any]) -> str:
     """All that a record of `experiments.speed` says, in Markdown."""
     parts = [speed(record["runs"]), starts(record["runs"])]
+    known = [run for run in record["runs"] if "deterministic" in run["ratio"]]
+    parts += [deterministic(known)] * bool(known)
     return "\n".join(parts + [loops(record["loops"])] * bool(record["loops"]))
 
 
@@ -53,6 +55,12 @@ def _rate(seconds: float) -> str:
     return f"{1 / seconds:,.0f}" if seconds < 0.01 else f"{1 / seconds:.1f}"
 
 
+def _share(part: Mapping[str, float]) -> str:
+    """A median with its quartiles, in percent."""
+    low, median, high = (100 * part[end] for end in ("low", "median", "high"))
+    return f"{median:.1f} % ({low:.1f} to {high:.1f})"
+
+
 def starts(runs: Iterable[Mapping[str, Any]]) -> str:
     """A line per network: what the first step costs, memory, and what the device can do."""
     head = ("network", "compiling", "PyTorch's", "peak memory", "PyTorch's")
@@ -70,14 +78,21 @@ def starts(runs: Iterable[Mapping[str, Any]]) -> str:
     return markdown(rows)
 
 
+def deterministic(runs: Iterable[Mapping[str, Any]]) -> str:
+    """A line per network: what is left of its speed with deterministic kernels."""
+    rows: list[Row] = [("network", "images/s, deterministic kernels", "of the others' (quartiles)")]
+    for run in runs:
+        rate = _rate(run["contestants"]["deterministic"]["train"]["median"])
+        rows.append((run["network"], rate, _share(run["ratio"]["deterministic"])))
+    return markdown(rows)
+
+
 def loops(rows: Iterable[Mapping[str, Any]]) -> str:
     """A line per loop: images/s of it, of its bare steps, of its input alone."""
     head = ("loop", "batch", "images/s", "bare steps", "share (quartiles)", "input alone")
     lines: list[Row] = [head]
     for row in rows:
-        share = row["share"]
-        between = f"{100 * share['median']:.1f} % ({100 * share['low']:.1f} to "
-        between += f"{100 * share['high']:.1f})"
+        between = _share(row["share"])
         rate = {name: f"{1 / row[name]['median']:,.0f}" for name in ("loop", "bare", "pipeline")}
         measured = (rate["loop"], rate["bare"], between, rate["pipeline"])
         lines.append((row["name"], f"{row['batch_size']}", *measured))

@@ -23,17 +23,15 @@ from cnn_jax.models import SimardConvNet, SimardMLP
 from cnn_jax.optim import shrinking
 from cnn_jax.train import Options
 
-DEFORMATIONS = {
-    "affine": [random_deformation(shift=1.5, scale=0.15, shear=10, rotation=10)],
-    "elastic": [random_deformation(sigma=4, alpha=20.4)],  # 34 times a field of norm 1: 0.83 pixels
-    "both": [random_deformation(shift=1, scale=0.1, shear=7, rotation=7, sigma=4, alpha=20.4)],
-}
+AFFINE = {"shift": 1.5, "scale": 0.15, "shear": 10, "rotation": 10}
+MILDER = {"shift": 1, "scale": 0.1, "shear": 7, "rotation": 7}
 
 
 @dataclass(frozen=True)
 class Config:
     network: Literal["mlp", "convnet"] = "convnet"
     deformation: Literal["none", "affine", "elastic", "both"] = "elastic"
+    alpha: float = 20.4  # of the elastic field: 0.83 pixels, 34 times a field of norm 1
     units: Literal["tanh", "relu"] = "tanh"  # of jax.nn
     dataset: str = "mnist"
     train_split: str = "train"
@@ -50,10 +48,12 @@ def build(config: Config, data_dir: Path | None = None) -> Experiment:
     size = dataset.num_examples(config.train_split)
     epoch, steps = (epochs_to_steps(n, size, config.batch_size) for n in (1, config.epochs))
     rate = shrinking(config.learning_rate, config.final_learning_rate, config.epochs, epoch)
-    is_mlp = config.network == "mlp"
-    padding = [] if is_mlp else [pad(0, 1, 0, 1)]  # 29x29 for the convolutions
+    elastic = {"sigma": 4, "alpha": config.alpha}
+    kinds = {"none": {}, "affine": AFFINE, "elastic": elastic, "both": MILDER | elastic}
+    ranges = kinds[config.deformation]
+    padding = [] if config.network == "mlp" else [pad(0, 1, 0, 1)]  # 29x29 for the convolutions
     return Experiment(
-        model=(SimardMLP if is_mlp else SimardConvNet)(activation=getattr(jax.nn, config.units)),
+        model=(SimardConvNet if padding else SimardMLP)(activation=getattr(jax.nn, config.units)),
         optimizer=optax.sgd(rate),
         dataset=dataset,
         train_split=config.train_split,
@@ -61,7 +61,7 @@ def build(config: Config, data_dir: Path | None = None) -> Experiment:
         batch_size=config.batch_size,
         steps=steps,
         seed=config.seed,
-        train_transforms=[*padding, *DEFORMATIONS.get(config.deformation, [])],
+        train_transforms=[*padding, *([random_deformation(**ranges)] if ranges else [])],
         eval_transforms=padding,
     )
 

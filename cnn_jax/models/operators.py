@@ -136,11 +136,6 @@ def forms(backend: str | None = None) -> Forms:
     if backend == "gpu":
         # The gradient of the plain maximum selects and scatters, which XLA also refuses to compile
         # for GPUs when it is told to be deterministic (openxla/xla, determinism.md).
-        return Forms(
-            fast_forms.convolve_on_gpu,
-            fast_forms.max_pool,
-            fast_forms.avg_pool,
-            jnp.matmul,
-            fast_forms.local_response_norm,
-        )
+        pools = (fast_forms.max_pool, fast_forms.avg_pool)
+        return Forms(fast_forms.convolve_on_gpu, *pools, jnp.matmul, local_response_norm)
     return Forms(convolve, max_pool, avg_pool, jnp.matmul, local_response_norm)

@@ -46,6 +46,7 @@ class Comparison:
     run: str
     differences: list[str]  # of the environment, in words
     tolerance: float  # that the figures are held to; 0 in the same environment
+    retrained: bool = False  # means may then differ by their scatter as well, if there is tolerance
     rows: list[tuple[str, Any, Any, bool]] = field(default_factory=list)  # name, then, now, match
 
     @property
@@ -59,7 +60,7 @@ class Comparison:
                 continue
             new = now.get(name, float("nan"))
             slack = self.tolerance * max(1.0, abs(value)) * isinstance(value, float)
-            if self.tolerance == RETRAINED:
+            if self.retrained and self.tolerance:
                 slack = max(slack, 2 * standard_error(name, then))
             self.rows.append((name, value, new, bool(abs(new - value) <= slack)))
 
@@ -208,7 +209,7 @@ def _train(
     if new["split"] != result["split"]:  # a record may be of another than training evaluated
         new |= evaluate_run(folder, result["split"])
     differences = receipt.differences(environment, described["environment"])
-    comparison = Comparison("", differences, RETRAINED if differences else 0.0)
+    comparison = Comparison("", differences, RETRAINED if differences else 0.0, retrained=True)
     comparison.figures(result, new)
     if "parameters_sha256" in result:
         old, now = result["parameters_sha256"], new["parameters_sha256"]
@@ -226,7 +227,8 @@ def _script_again(
     _run(script, runs.flags({**record["config"], **place, "out": out}))
     again = json.loads(out.read_text())
     differences = receipt.differences(record["environment"], again["environment"])
-    comparison = Comparison(record["experiment"], differences, RETRAINED if differences else 0.0)
+    tolerance = RETRAINED if differences else 0.0
+    comparison = Comparison(record["experiment"], differences, tolerance, retrained=True)
     for name, then in _numbers(record["runs"]).items():
         comparison.figures({name: then}, _numbers(again["runs"]))
     return comparison

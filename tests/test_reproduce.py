@@ -130,8 +130,9 @@ def test_few_examples_are_held_to_two_standard_errors(
     count: int, accuracy: float, again: float, match: bool
 ) -> None:
     then = {"count": count, "accuracy": accuracy}
-    for tolerance, expected in ((RETRAINED, match), (EVALUATED, False), (0.0, False)):
-        comparison = Comparison("", [], tolerance)
+    cases = ((RETRAINED, True, match), (EVALUATED, False, False), (0.0, True, False))
+    for tolerance, retrained, expected in cases:
+        comparison = Comparison("", [], tolerance, retrained)
         comparison.figures(then, {**then, "accuracy": again})
         assert comparison.matches == expected
     losses = np.random.default_rng(0).uniform(size=count) < 1 - accuracy  # 1 for each error

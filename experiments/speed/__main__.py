@@ -96,6 +96,8 @@ def time_network(task: Task, config: Config) -> dict[str, Any]:
         for label, worker in started.items():
             try:
                 starts[label] = warm(worker)
+                seconds = starts[label]["first_seconds"]
+                say(f"{task.network}: {label}, first step after {seconds:.1f} s")
             except WorkerFailed as failure:
                 if label in (OURS, DETERMINISTIC):
                     raise

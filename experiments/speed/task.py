@@ -21,7 +21,7 @@ class Size(NamedTuple):
     learning_rate: float  # of the script's recipe at its first step
 
 
-SIZES: dict[str, Size] = {
+SIZES: dict[Name, Size] = {
     "mlp": Size(128, 128, 28, 1, 10, 8192, 0.001),
     "lenet5": Size(128, 128, 28, 1, 10, 8192, 0.002),
     "alexnet2014": Size(32, 256, 224, 3, 1000, 256, 0.01),

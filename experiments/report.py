@@ -13,7 +13,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,12 @@ def program(config_class: type[Any], run: Callable[[Any], dict[str, Any]]) -> No
 
 def table() -> str:
     """The ladder in Markdown."""
-    lines = [ladder.HEADER, ("---",) * len(ladder.HEADER), *ladder.rows()]
+    return markdown([ladder.HEADER, *ladder.rows()])
+
+
+def markdown(rows: Sequence[tuple[str, ...]]) -> str:
+    """A table, its header first."""
+    lines = [rows[0], ("---",) * len(rows[0]), *rows[1:]]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 

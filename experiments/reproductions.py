@@ -25,7 +25,7 @@ from cnn_jax.errors import UserError
 from cnn_jax.receipt import environment
 from cnn_jax.record import write_json
 from cnn_jax.reproduce import Comparison, reproduce
-from experiments.speed.table import markdown
+from experiments.report import markdown
 
 PAGE = Path(__file__).parents[1] / "docs" / "reproducing.md"
 MARKS = ("<!-- reproductions: python -m experiments.reproductions table -->\n", "<!-- end -->")

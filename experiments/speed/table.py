@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax import ladder
+from experiments.report import markdown
 
 PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
 # A record that is not there yet has its place: the file's name, what stands there, the end.
@@ -97,11 +98,6 @@ def loops(rows: Iterable[Mapping[str, Any]]) -> str:
         measured = (rate["loop"], rate["bare"], between, rate["pipeline"])
         lines.append((row["name"], f"{row['batch_size']}", *measured))
     return markdown(lines)
-
-
-def markdown(rows: list[Row]) -> str:
-    lines = [rows[0], ("---",) * len(rows[0]), *rows[1:]]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def filled(text: str) -> str:

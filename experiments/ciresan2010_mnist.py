@@ -34,7 +34,7 @@ class Config:
     final_learning_rate: float = 0.0005
     momentum: float = 0.0  # as in the paper
     scale: float = 0.175
-    angle: float = 15.0  # degrees of rotation and shear; half as many for digits 1 and 7
+    angle: float = 15.0  # degrees of rotation and shear (one of them in the paper); half for 1, 7
     sigma: float = 5.5  # pixels
     alpha: float = 37.0
     seed: int = 0

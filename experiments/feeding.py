@@ -11,7 +11,7 @@ installed decode the stored JPEGs from memory, one after the other; the streamed
 them, parses them and lays them into batches. They take turns, and of each the median is recorded.
 The resident feed gathers from the array that was decoded once: fixed-size raw bytes. Seconds of a
 start are from the process's beginning to the end of its first block of steps: without programs kept
-from before, then with them.
+from before, then with them; in brackets those of them that JAX compiled.
 """
 
 import dataclasses
@@ -41,16 +41,27 @@ ROOT = Path(__file__).parents[1]
 Decoder = Callable[[bytes], np.ndarray]
 
 # In a process of its own: the script as its user starts it, ended after its first block of steps.
+# The last line it prints are the seconds that JAX says it compiled, the parts of one another (a
+# function traced in another) once.
 FIRST_STEP = """
-import os, runpy, sys
+import os, runpy, sys, time
 import jax
 from cnn_jax import train
-make_advance = train.make_advance
+make_advance, spans = train.make_advance, []
+def compiled(event, seconds, **about):
+    if event.startswith("/jax/core/compile/"):
+        spans.append((time.perf_counter() - seconds, time.perf_counter()))
 def until_first(*arguments):
     def advance(*operands):
         jax.block_until_ready(make_advance(*arguments)(*operands))
+        total, until = 0.0, 0.0
+        for start, stop in sorted(spans):
+            total += max(0.0, stop - max(start, until))
+            until = max(until, stop)
+        print(f"\\n{total}", flush=True)
         os._exit(0)
     return advance
+jax.monitoring.register_event_duration_secs_listener(compiled)
 train.make_advance = until_first
 sys.argv = sys.argv[1:]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
@@ -134,7 +145,9 @@ def decoders() -> dict[str, Decoder]:
 
 
 def time_start(name: str, data_dir: Path | None) -> dict[str, float]:
-    """Seconds to the end of the first block of steps, cold and with what that compiled."""
+    """Seconds to the end of the first block of steps, cold and with what that compiled; and those
+    of them in which JAX traced, lowered and compiled, or read what was compiled before.
+    """
     where = [] if data_dir is None else ["--data-dir", str(data_dir)]
     command = [sys.executable, "-c", FIRST_STEP, f"experiments.{name}", *STARTS[name], *where]
     seconds = {}
@@ -143,14 +156,16 @@ def time_start(name: str, data_dir: Path | None) -> dict[str, float]:
         kept |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         for state in ("cold", "warm"):
             began = time.perf_counter()
-            subprocess.run(
+            done = subprocess.run(
                 [*command, "--workdir", f"{folder}/{state}"],
                 cwd=ROOT,
                 env=os.environ | kept,
-                stdout=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                text=True,
                 check=True,
             )
             seconds[state] = time.perf_counter() - began
+            seconds[f"{state}_compiling"] = float(done.stdout.split()[-1])
     return seconds
 
 

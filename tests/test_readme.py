@@ -188,6 +188,9 @@ def test_time_to_99_claims_what_its_record_says():
     assert all(claim in text for claim in claims), claims
 
 
+STATES = ("cold", "warm")
+
+
 def test_feeding_claims_what_its_record_says():
     record = ladder.load("feeding")
     text = " ".join((importlib.import_module("experiments.feeding").__doc__ or "").split())
@@ -201,7 +204,8 @@ def test_feeding_claims_what_its_record_says():
     claims = [f"{rate:,.0f} {name}" for name, rate in rates.items()]
     claims += [f"{100 * share:.0f} % of {record['best']}"]
     for name, seconds in record["start"].items():
-        claims += [f"{name} {seconds['cold']:.1f} s cold, {seconds['warm']:.1f} s warm"]
+        parts = (f"{seconds[s]:.1f} s {s} ({seconds[f'{s}_compiling']:.1f})" for s in STATES)
+        claims += [f"{name} {', '.join(parts)}"]
     assert all(claim in text for claim in claims), claims
 
 

@@ -117,10 +117,11 @@ def test_feeding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare("folder/photos", tmp_path / "photos", tmp_path / "data", size=16)
     commands = []
 
-    def begin(command: Sequence[str], *, cwd: Path, env: dict[str, str], **options: Any) -> None:
+    def begin(command: Sequence[str], *, cwd: Path, env: dict[str, str], **options: Any) -> Any:
         commands.append((command, env["JAX_COMPILATION_CACHE_DIR"]))
+        return SimpleNamespace(stdout="starting: 10 steps\n\n1.25\n")
 
-    here = SimpleNamespace(run=begin, DEVNULL=subprocess.DEVNULL)
+    here = SimpleNamespace(run=begin, PIPE=subprocess.PIPE)
     monkeypatch.setattr(feeding, "subprocess", here)
     config = feeding.Config("folder/photos", batch_size=5, rounds=2, data_dir=tmp_path / "data")
     record = feeding.run(config)
@@ -128,6 +129,7 @@ def test_feeding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert record["bare"][record["best"]] == max(record["bare"].values())
     assert record["streamed_share"] == record["streamed"] / record["bare"][record["best"]]
     assert record["start"].keys() == feeding.STARTS.keys()
+    assert record["start"]["lenet5_mnist"]["warm_compiling"] == 1.25
     cold, warm, *others = commands  # of the same folder of programs, another run folder
     assert cold[1] == warm[1] != others[0][1] and cold[0][:-1] == warm[0][:-1]
     assert cold[0][-1] != warm[0][-1] and len(others) == 2

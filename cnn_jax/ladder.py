@@ -137,6 +137,7 @@ RUNGS = (
             Result("simard2003_mnist-convnet-elastic", "0.4 %", "MNIST, elastic"),
             Result("simard2003_mnist-convnet-elastic-300", "0.4 %", "MNIST, elastic, 300 epochs"),
             Result("simard2003_mnist-convnet-elastic-relu", "0.4 %", "MNIST, elastic, ReLU"),
+            Result("simard2003_mnist-convnet-elastic-28", "0.4 %", "MNIST, elastic (α 28), ReLU"),
             Result("simard2003_mnist-convnet-both-relu", "0.4 %", "MNIST, affine + elastic, ReLU"),
         ],
     ),

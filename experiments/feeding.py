@@ -2,16 +2,17 @@
 
     python -m experiments.feeding --out feeding.json
 
-On one CPU core, images of 160 pixels: 4,339 simplejpeg, 2,405 pillow, 3,598 streamed, that is
-83 % of simplejpeg, 74,851 resident. The first step, process start included: lenet5_mnist
-11.8 s cold, 3.7 s warm, alexnet2014_imagenette 26.3 s cold, 5.8 s warm.
+On one CPU core, images of 160 pixels: 5,301 simplejpeg, 2,896 pillow, 4,287 streamed, that is 81 %
+of simplejpeg, 83,440 resident. The first step, process start included and compiling in brackets:
+lenet5_mnist 8.3 s cold (6.7), 3.0 s warm (1.1), alexnet2014_imagenette 23.7 s cold (20.6), 4.7 s
+warm (2.2).
 
 Images per second of processor time, so of one core, all threads counted. The bare decoders that are
 installed decode the stored JPEGs from memory, one after the other; the streamed feed also reads
 them, parses them and lays them into batches. They take turns, and of each the median is recorded.
 The resident feed gathers from the array that was decoded once: fixed-size raw bytes. Seconds of a
 start are from the process's beginning to the end of its first block of steps: without programs kept
-from before, then with them; in brackets those of them that JAX compiled.
+from before, then with them.
 """
 
 import dataclasses

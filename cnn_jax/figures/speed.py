@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
 
 from cnn_jax.figures.page import COLOURS, INCHES, STYLE, page
 from cnn_jax.figures.shift import MARKERS
@@ -35,6 +35,9 @@ def growth_curves(panels: Mapping[str, Mapping[str, Sequence[Any]]]) -> Figure:
         panel.xaxis.set_major_locator(FixedLocator(ticks))
         panel.xaxis.set_minor_locator(NullLocator())
         panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_minor_locator(NullLocator())
+        panel.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         panel.grid(axis="y", linewidth=0.4, alpha=0.5)
     axes[0, 0].set_ylabel("images/s")
     figure.legend(shown.values(), shown, loc="outside upper center", ncols=4)

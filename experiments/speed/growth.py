@@ -2,7 +2,7 @@
 
     python -m experiments.speed.growth --figure growth.png --out speed-growth-cpu.json
 
-RESULT: no record yet.
+What came out is in docs/speed.md.
 
 Of each sweep all points are timed in turn, round after round, each in a process of its own. Then an
 estimate, made on paper: one step of the AlexNets as measured on one device, and what sharing their
@@ -32,7 +32,7 @@ LABELS = {
     "batch_size": "batch / images",
     "image_size": "side of the image / pixels",
     "width": "share of the width",
-    "devices": "simulated devices, of one batch",
+    "devices": "simulated devices",
 }
 
 

@@ -126,22 +126,20 @@ def convolve_bands(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
     x = jnp.pad(x, ((0, 0), pads[0], (left, right + blocks * block - columns), (0, 0)))
 
     span = block + kernel_width - 1
-    patches = [
-        jnp.concatenate(
-            [
-                x[:, row : row + rows, start : start + span].reshape(batch, rows, span * channels)
-                for row in range(kernel_height)
-            ],
-            axis=-1,
-        )
-        for start in range(0, blocks * block, block)
-    ]
+    pieces = jnp.stack(
+        [
+            x[:, :, start : start + span].reshape(batch, x.shape[1], span * channels)
+            for start in range(0, blocks * block, block)
+        ],
+        axis=2,
+    )
+    patches = jnp.concatenate([pieces[:, row : row + rows] for row in range(kernel_height)], -1)
     copies = [
         jnp.pad(kernel, ((0, 0), (shift, block - 1 - shift), (0, 0), (0, 0)))
         for shift in range(block)
     ]
     length = kernel_height * span * channels
-    left_matrix = jnp.stack(patches, axis=2).reshape(batch * rows * blocks, length)
+    left_matrix = patches.reshape(batch * rows * blocks, length)
     right_matrix = jnp.stack(copies, axis=3).reshape(length, block * features)
     y = (left_matrix @ right_matrix).reshape(batch, rows, blocks * block, features)
     return y[:, :, :columns]

@@ -2,7 +2,7 @@
 
 FLOPs are the model's: twice the multiply-adds of its matrix products and convolutions, read from
 its jaxpr. A network has one number: everywhere the plain operators are counted, since the fast ones
-(`models/fast_forms.py`) multiply by zeros. Zeros that are part of the network count: padding, the
+(`models/fast_*.py`) multiply by zeros. Zeros that are part of the network count: padding, the
 maps that a `TableConv` does not connect, the matrices of a blur. Left out are the loss, the
 transforms, and what has no products (pooling, normalisation, activations, biases). The body of a
 `while` loop counts once.

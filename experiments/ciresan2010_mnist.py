@@ -30,9 +30,8 @@ class Config:
     eval_split: str = "test"
     epochs: int = 260  # about 800 in the paper
     batch_size: int = 32  # 1 in the paper
-    learning_rate: float = 0.05  # a constant factor lower in each epoch
+    learning_rate: float = 0.05  # plain gradient descent, a constant factor lower in each epoch
     final_learning_rate: float = 0.0005
-    momentum: float = 0.0  # as in the paper
     scale: float = 0.175
     angle: float = 15.0  # degrees of rotation and shear (one of them in the paper); half for 1, 7
     sigma: float = 5.5  # pixels
@@ -54,7 +53,7 @@ def build(config: Config, data_dir: Path | None = None) -> Experiment:
 
     return Experiment(
         model=Ciresan2010(config.net),
-        optimizer=optax.sgd(rate, config.momentum or None),
+        optimizer=optax.sgd(rate),
         dataset=dataset,
         train_split=config.train_split,
         eval_split=config.eval_split,

@@ -42,8 +42,8 @@ ROOT = Path(__file__).parents[1]
 Decoder = Callable[[bytes], np.ndarray]
 
 # In a process of its own: the script as its user starts it, ended after its first block of steps.
-# The last line it prints are the seconds that JAX says it compiled, the parts of one another (a
-# function traced in another) once.
+# The last line that it prints are the seconds in which JAX says that it compiled. What it traced
+# within a trace is told twice and counts once.
 FIRST_STEP = """
 import os, runpy, sys, time
 import jax

@@ -4,7 +4,7 @@
 
 Test error plain, affine, elastic: Simard et al. (2003) mlp 1.6, 1.1, 0.7 %, convnet -, 0.6, 0.4 %.
 Ours: mlp 1.73 % ± 0.05 (15 epochs, final rate 0.02), 0.86 % (40), 0.76 % (60), convnet 0.82 % (40),
-0.61 % (300: 0.68 %), ReLU 0.56 %, alpha 28 0.48 % (200), both 0.44 % (200); by train[50000:].
+0.61 % (300: 0.68 %), ReLU 0.56 %, alpha 28 0.48 % (200), both 0.44 %; rates by train[50000:].
 """
 
 from dataclasses import dataclass

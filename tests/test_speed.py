@@ -227,7 +227,7 @@ def test_the_deterministic_worker_asks_for_such_kernels(monkeypatch: pytest.Monk
     monkeypatch.setenv("XLA_FLAGS", "")
     served = {}
     monkeypatch.setattr(jax_worker, "serve", lambda benchmarks, *_: served.update(benchmarks))
-    jax_worker.main(small("lenet5"), deterministic=True)
+    jax_worker.main(small("lenet5", training_only=True), deterministic=True)
     assert served.keys() == {"train"}
     assert os.environ["XLA_FLAGS"] == "--xla_gpu_deterministic_ops=true"
 

@@ -2,8 +2,8 @@
 
 Images and feature maps are [B, H, W, C], kernels [height, width, input channels / groups, output
 channels]. The functions here are XLA's own operators. Convolution, pooling, response normalisation
-and large dense products have other forms of the same values in `fast_forms`; `forms` alone chooses
-between them.
+and large dense products have other forms of the same values in `fast_convolution` and `fast_forms`;
+`forms` alone chooses between them.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 
 from cnn_jax.models import fast_forms
-from cnn_jax.models.fast_forms import Pads, Pair
+from cnn_jax.models.fast_convolution import Pads, Pair, convolve_on_cpu, convolve_on_gpu
 
 
 def convolve(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads, groups: int) -> jax.Array:
@@ -127,7 +127,7 @@ def forms(backend: str | None = None) -> Forms:
     backend = "counted" if _counted.get() else backend or jax.default_backend()
     if backend == "cpu":
         return Forms(
-            fast_forms.convolve_on_cpu,
+            convolve_on_cpu,
             fast_forms.max_pool,
             fast_forms.avg_pool,
             fast_forms.dense_product,
@@ -137,5 +137,5 @@ def forms(backend: str | None = None) -> Forms:
         # The gradient of the plain maximum selects and scatters, which XLA also refuses to compile
         # for GPUs when it is told to be deterministic (openxla/xla, determinism.md).
         pools = (fast_forms.max_pool, fast_forms.avg_pool)
-        return Forms(fast_forms.convolve_on_gpu, *pools, jnp.matmul, local_response_norm)
+        return Forms(convolve_on_gpu, *pools, jnp.matmul, local_response_norm)
     return Forms(convolve, max_pool, avg_pool, jnp.matmul, local_response_norm)

@@ -86,7 +86,8 @@ def time_network(task: Task, config: Config) -> dict[str, Any]:
     with ExitStack() as stack:
         started = {OURS: Worker("jax_worker", given)}
         if backend == "gpu":
-            started[DETERMINISTIC] = Worker("jax_worker", given, DETERMINISTIC)
+            training = dataclasses.asdict(dataclasses.replace(task, training_only=True))
+            started[DETERMINISTIC] = Worker("jax_worker", json.dumps(training), DETERMINISTIC)
         started |= {label: Worker("torch_worker", given, label) for label in variants}
         for worker in started.values():
             stack.enter_context(closing(worker))

@@ -124,6 +124,7 @@ RUNGS = (
         sizes_of(SimardMLP(), 28, 28, 1),
         [
             Result("simard2003_mnist-mlp-none", "1.6 %", "MNIST"),
+            Result("simard2003_mnist-mlp-none-relu", "1.6 %", "MNIST, ReLU"),
             Result("simard2003_mnist-mlp-affine", "1.1 %", "MNIST, affine"),
             Result("simard2003_mnist-mlp-elastic", "0.7 %", "MNIST, elastic"),
         ],

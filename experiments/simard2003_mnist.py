@@ -2,8 +2,8 @@
 
     python -m experiments.simard2003_mnist [--units relu --learning-rate 0.1]
 
-Test error plain, affine, elastic: mlp 1.73 % ± 0.05, 0.86 %, 0.76 %, convnet 0.82 %,
-0.61 % (300: 0.68 %, ReLU 0.56 %, alpha 28 0.48 %), both 0.44 %; chosen on train[50000:].
+Test error plain, affine, elastic: mlp 1.73 % ± 0.05 (ReLU 1.41 % ± 0.04), 0.86 %, 0.76 %, convnet
+0.82 %, 0.61 % (300: 0.68 %, ReLU 0.56 %, alpha 28 0.48 %), both 0.44 %; chosen on train[50000:].
 """
 
 from dataclasses import dataclass

@@ -2,10 +2,7 @@
 
     python -m experiments.feeding --out feeding.json
 
-On one CPU core, images of 160 pixels: 5,301 simplejpeg, 2,896 pillow, 4,287 streamed, that is 81 %
-of simplejpeg, 83,440 resident. The first step, process start included and compiling in brackets:
-lenet5_mnist 8.3 s cold (6.7), 3.0 s warm (1.1), alexnet2014_imagenette 23.7 s cold (20.6), 4.7 s
-warm (2.2).
+What came out is in docs/speed.md.
 
 Images per second of processor time, so of one core, all threads counted. The bare decoders that are
 installed decode the stored JPEGs from memory, one after the other; the streamed feed also reads
@@ -41,32 +38,6 @@ from experiments.report import program
 ROOT = Path(__file__).parents[1]
 Decoder = Callable[[bytes], np.ndarray]
 
-# In a process of its own: the script as its user starts it, ended after its first block of steps.
-# The last line that it prints are the seconds in which JAX says that it compiled. What it traced
-# within a trace is told twice and counts once.
-FIRST_STEP = """
-import os, runpy, sys, time
-import jax
-from cnn_jax import train
-make_advance, spans = train.make_advance, []
-def compiled(event, seconds, **about):
-    if event.startswith("/jax/core/compile/"):
-        spans.append((time.perf_counter() - seconds, time.perf_counter()))
-def until_first(*arguments):
-    def advance(*operands):
-        jax.block_until_ready(make_advance(*arguments)(*operands))
-        total, until = 0.0, 0.0
-        for start, stop in sorted(spans):
-            total += max(0.0, stop - max(start, until))
-            until = max(until, stop)
-        print(f"\\n{total}", flush=True)
-        os._exit(0)
-    return advance
-jax.monitoring.register_event_duration_secs_listener(compiled)
-train.make_advance = until_first
-sys.argv = sys.argv[1:]
-runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-"""
 STARTS = {
     "lenet5_mnist": (),
     "alexnet2014_imagenette": ("--feed", "stream", "--width", "0.25", "--image-size", "96"),
@@ -150,7 +121,8 @@ def time_start(name: str, data_dir: Path | None) -> dict[str, float]:
     of them in which JAX traced, lowered and compiled, or read what was compiled before.
     """
     where = [] if data_dir is None else ["--data-dir", str(data_dir)]
-    command = [sys.executable, "-c", FIRST_STEP, f"experiments.{name}", *STARTS[name], *where]
+    script = ["-m", "experiments.speed.first_step", f"experiments.{name}"]
+    command = [sys.executable, *script, *STARTS[name], *where]
     seconds = {}
     with tempfile.TemporaryDirectory() as folder:
         kept = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/kept"}

@@ -188,27 +188,6 @@ def test_time_to_99_claims_what_its_record_says():
     assert all(claim in text for claim in claims), claims
 
 
-STATES = ("cold", "warm")
-
-
-def test_feeding_claims_what_its_record_says():
-    record = ladder.load("feeding")
-    text = " ".join((importlib.import_module("experiments.feeding").__doc__ or "").split())
-    if record is None:
-        assert "no record yet" in text
-        return
-    assert record["best"] == max(record["bare"], key=record["bare"].get)
-    share = record["streamed"] / record["bare"][record["best"]]
-    assert abs(record["streamed_share"] - share) < 1e-6
-    rates = record["bare"] | {name: record[name] for name in ("streamed", "resident")}
-    claims = [f"{rate:,.0f} {name}" for name, rate in rates.items()]
-    claims += [f"{100 * share:.0f} % of {record['best']}"]
-    for name, seconds in record["start"].items():
-        parts = (f"{seconds[s]:.1f} s {s} ({seconds[f'{s}_compiling']:.1f})" for s in STATES)
-        claims += [f"{name} {', '.join(parts)}"]
-    assert all(claim in text for claim in claims), claims
-
-
 def test_collect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Seeds are put together; what is not one experiment is refused; a resumed run has no time."""
     monkeypatch.setattr(ladder, "RECORDS", tmp_path / "results")

@@ -12,7 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -25,7 +27,15 @@ from cnn_jax.experiment import Experiment
 from cnn_jax.figures.speed import growth_curves
 from cnn_jax.step import evaluation_logits, init_state
 from experiments.speed import __main__ as command
-from experiments.speed import growth, jax_worker, loop_worker, networks, table
+from experiments.speed import (
+    growth,
+    jax_worker,
+    layer_worker,
+    layers,
+    loop_worker,
+    networks,
+    table,
+)
 from experiments.speed.driver import Worker, WorkerFailed, ratios, spread, take_rounds, warm
 from experiments.speed.task import SIZES, Task, noise, standard
 
@@ -162,6 +172,7 @@ def test_the_page_has_the_tables_of_the_records() -> None:
     assert table.filled(text) == text
     places = {place[2] for place in table.PLACE.finditer(text)}
     kinds = {"speed.__main__": "speed-{}.json", "speed.growth": "speed-growth-{}.json"}
+    kinds |= {"speed.layers": "speed-layers-{}.json", "feeding": "feeding.json"}
     for module, name in kinds.items():
         files = {name.format(device) for device in ("cpu", "gpu")}
         assert files <= places
@@ -203,6 +214,8 @@ def test_what_makes_no_sense_is_refused(changes: dict[str, Any]) -> None:
         command.run(command.Config(**changes))
     with pytest.raises(UserError, match="--rounds"):
         growth.run(growth.Config(**changes))
+    with pytest.raises(UserError, match="--rounds"):
+        layers.run(layers.Config(**changes))
 
 
 def test_a_peer_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,6 +261,67 @@ def test_a_tiny_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert run["limits"].keys() == {"gemm_per_second", "copy_per_second"}
     assert result["loops"] == []
     assert "prepare" in result["loops_left_out"]["LeNet-5, MNIST, resident"]
+
+
+def test_a_tiny_run_of_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    config = layers.Config(("lenet5",), rounds=2, seconds=0.001, batch_size=4)
+    (run,) = json.loads(json.dumps(layers.run(config)))["runs"]
+    named = [row["layer"] for row in run["layers"]]
+    assert named == ["C1", "S2", "C3", "S4", "C5", "F6", "output"]
+    assert all(row["seconds"]["jax"]["median"] > 0 for row in run["layers"])
+    assert run["versions"] == {"jax": jax.__version__}
+
+
+def test_a_layer_goes_forward_and_backward() -> None:
+    """A dense layer's output and gradients are NumPy's; of an image none is computed."""
+    x, kernel, dy = jax.random.normal(jax.random.key(0), (3, 4, 4))
+    params = {"kernel": kernel, "bias": jnp.arange(4.0)}
+    given = (nn.Dense(4), False, params, x, dy)
+    y, dparams, dx = layer_worker.forward_and_backward(*given)
+    close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    close(y, x @ kernel + params["bias"])
+    close(dx, dy @ kernel.T)
+    close(dparams["kernel"], x.T @ dy)
+    close(dparams["bias"], dy.sum(0))
+    assert len(layer_worker.forward_and_backward(given[0], True, params, x, dy)) == 2
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_layers_are_timed_beside_those_of_pytorch(name: Any) -> None:
+    """Each of ours has one of the same name, in the same place."""
+    pytest.importorskip("torch", reason="PyTorch is a peer, which few install here")
+    from experiments.speed import torch_layer_worker
+    from experiments.speed.torch_worker import VARIANTS, Peer
+
+    task = small(name)
+    peer = Peer(task, VARIANTS["channels_last"])
+    theirs = torch_layer_worker.benchmarks(task, peer)
+    ours = list(layer_worker.benchmarks(task))
+    assert [layer for layer in theirs if layer in ours] == ours
+    for each in theirs.values():
+        each.run(1)
+        assert each.amount == task.batch_size
+
+
+def test_the_table_of_layers_says_what_the_record_does() -> None:
+    seconds = {"jax": spread([0.0001] * 3), "eager": spread([0.0002] * 3)}
+    row = {"layer": "C3", "seconds": seconds, "best_peer": "eager"}
+    row["ratio"] = ratios([0.0001] * 3, [0.0002] * 3)
+    alone = {"layer": "S4", "seconds": seconds}
+    text = table.layers(
+        {"runs": [{"network": "lenet5", "batch_size": 128, "layers": [row, alone]}]}
+    )
+    assert "| lenet5, 128 | C3 | 12.8 | 25.6 | eager | 2.00 (2.00 to 2.00) |\n" in text
+    assert "| lenet5, 128 | S4 | 12.8 | - | - | - |\n" in text
+
+
+def test_the_table_of_feeding_says_what_the_record_does() -> None:
+    seconds = {"cold": 8.26, "cold_compiling": 6.7, "warm": 3.0, "warm_compiling": 1.12}
+    record = {"bare": {"a": 5000.0, "b": 3000.0}, "best": "a", "streamed": 4000.0}
+    text = table.feeding(record | {"resident": 8e4, "start": {"lenet5_mnist": seconds}})
+    assert "| b, from memory | 3,000 | 60 % |\n| streamed | 4,000 | 80 % |\n" in text
+    assert "| lenet5_mnist | 8.3 s | 6.7 s | 3.0 s | 1.1 s |\n" in text
 
 
 @pytest.mark.usefixtures("quick_compilation")

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from cnn_jax.data.prepared import encoded
 from cnn_jax.errors import UserError
 from cnn_jax.train import Options, train
 from experiments import feeding, lenet5_digits, lenet5_mnist, many_seeds, time_to_99
+from experiments.speed import first_step
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -138,3 +140,34 @@ def test_feeding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = encoded(dataset, "train", [3, 1])
     for decode in feeding.decoders().values():
         np.testing.assert_array_equal([decode(data) for data in stored], expected)
+
+
+def test_what_is_told_twice_counts_once() -> None:
+    """Spans that overlap, nest, repeat or touch, in any order; covered on a grid of halves."""
+    spans = [(5.0, 6.0), (0.0, 2.0), (0.5, 1.0), (1.5, 3.0), (1.5, 3.0), (6.0, 6.5)]
+    grid = np.arange(0.25, 8, 0.5)
+    inside = [any(start < at < stop for start, stop in spans) for at in grid]
+    assert first_step.covered(spans) == sum(inside) / 2 == 4.5
+    assert first_step.covered([]) == 0
+
+
+def test_a_script_ends_after_its_first_block(tmp_path: Path) -> None:
+    command = [
+        "-m",
+        "experiments.speed.first_step",
+        "experiments.lenet5_digits",
+        "--workdir",
+        "run",
+    ]
+    root = Path(feeding.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(root), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert "starting: " in done.stdout and "step " not in done.stdout
+    assert 0 < float(done.stdout.splitlines()[-1]) < 100
+    assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))

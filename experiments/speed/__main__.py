@@ -10,9 +10,7 @@ drawn anew. Medians and quartiles are over rounds, and so is the ratio, PyTorch'
 """
 
 import dataclasses
-import importlib.util
 import json
-import os
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack, closing, suppress
@@ -26,7 +24,16 @@ from cnn_jax.preflight import preflight
 from cnn_jax.train import Options
 from experiments.report import program
 from experiments.speed import networks
-from experiments.speed.driver import Worker, WorkerFailed, ratios, say, spread, take_rounds, warm
+from experiments.speed.driver import (
+    Worker,
+    WorkerFailed,
+    check,
+    ratios,
+    say,
+    spread,
+    take_rounds,
+    warm,
+)
 from experiments.speed.loop_worker import Loop, build
 from experiments.speed.table import tables
 from experiments.speed.task import SIZES, Name, Task
@@ -56,17 +63,7 @@ class Config:
 
 def run(config: Config) -> dict[str, Any]:
     """Time each network, then the loops; say what came of them as they are done."""
-    if config.rounds < 2 or config.seconds <= 0:
-        raise UserError("--rounds must be at least 2, and --seconds more than 0")
-    # A GPU is shared by the workers: each takes what it needs, as it needs it.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    if config.peer == "torch" and importlib.util.find_spec("torch") is None:
-        raise UserError("PyTorch is not installed: pip install torch, or leave out --peer torch")
-    if config.peer == "torch" and jax.device_count() > 1:
-        raise UserError(
-            f"PyTorch is timed on one device, JAX sees {jax.device_count()}: "
-            "set CUDA_VISIBLE_DEVICES=0"
-        )
+    check(config.rounds, config.seconds, config.peer)
     asked = (config.batch_size, config.image_size, config.width, config.dtype)
     runs = [time_network(networks.default_task(name, *asked), config) for name in config.model]
     timed, left_out = time_loops(config) if config.loops else ([], {})

@@ -4,6 +4,7 @@ A slow minute of a shared machine then hits all of them, and what is compared is
 round.
 """
 
+import importlib.util
 import json
 import os
 import random
@@ -14,7 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import jax
 import numpy as np
+
+from cnn_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 CACHE = "JAX_COMPILATION_CACHE_DIR"  # with which compiling would take no time
@@ -89,6 +93,22 @@ class Worker:
             last = [text.strip() for text in self._said if text.strip()][-1:]
             raise WorkerFailed(last[0] if last else f"exit code {self._process.returncode}")
         return json.loads(line)
+
+
+def check(rounds: int, seconds: float, peer: str) -> str:
+    """Refuse what cannot be timed, before anything is; the platform, "cpu" or "gpu"."""
+    if rounds < 2 or seconds <= 0:
+        raise UserError("--rounds must be at least 2, and --seconds more than 0")
+    # A GPU is shared by the workers: each takes what it needs, as it needs it.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if peer == "torch" and importlib.util.find_spec("torch") is None:
+        raise UserError("PyTorch is not installed: pip install torch, or leave out --peer torch")
+    if peer == "torch" and jax.device_count() > 1:
+        raise UserError(
+            f"PyTorch is timed on one device, JAX sees {jax.device_count()}: "
+            "set CUDA_VISIBLE_DEVICES=0"
+        )
+    return "cpu" if jax.default_backend() == "cpu" else "gpu"
 
 
 def say(text: str) -> None:

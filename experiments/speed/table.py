@@ -14,7 +14,7 @@ from experiments.report import markdown
 
 PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
 # A record that is not there yet has its place: the file's name, what stands there, the end.
-PLACE = re.compile(r"(<!-- (speed-[\w-]+\.json) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+PLACE = re.compile(r"(<!-- ((?:speed-[\w-]+|feeding)\.json) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 MISSING = "No record yet.\n"
 
 Row = tuple[str, ...]
@@ -40,8 +40,7 @@ def speed(runs: Iterable[Mapping[str, Any]]) -> str:
             label, theirs = run["best_peer"].get(work), ("-", "-", "-", "-")
             if label is not None:
                 peer = run["contestants"][label][work]["median"]
-                ratio = run["ratio"][work]
-                between = f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+                between = _ratio(run["ratio"][work])
                 share = f"{100 * flops / peer / limit:.1f} %"
                 theirs = (_rate(peer), label.replace("_", " "), between, share)
             size = f"{run['batch_size']} × {run['image_size']}²"
@@ -108,10 +107,32 @@ def filled(text: str) -> str:
         content = MISSING
         if path.exists():
             record = json.loads(path.read_text())
-            content = growth(record) if record["experiment"] == "growth" else tables(record)
+            content = OTHERS.get(record["experiment"], tables)(record)
         return place[1] + content + place[4]
 
     return PLACE.sub(fill, text)
+
+
+def layers(record: Mapping[str, Any]) -> str:
+    """A line per layer: milliseconds for a batch, forward and backward, and the ratio."""
+    rows: list[Row] = [("network", "layer", "ms", "PyTorch", "its layout", "ratio (quartiles)")]
+    for run in record["runs"]:
+        for row in run["layers"]:
+            took = {
+                k: f"{1000 * run['batch_size'] * s['median']:.3g}"
+                for k, s in row["seconds"].items()
+            }
+            theirs = ("-", "-", "-")
+            if (best := row.get("best_peer")) is not None:
+                theirs = (took[best], best.replace("_", " "), _ratio(row["ratio"]))
+            rows.append(
+                (f"{run['network']}, {run['batch_size']}", row["layer"], took["jax"], *theirs)
+            )
+    return markdown(rows)
+
+
+def _ratio(part: Mapping[str, float]) -> str:
+    return f"{part['median']:.2f} ({part['low']:.2f} to {part['high']:.2f})"
 
 
 def growth(record: Mapping[str, Any]) -> str:
@@ -135,6 +156,24 @@ def growth(record: Mapping[str, Any]) -> str:
             )
         )
     return markdown(sweeps) + "\n" + markdown(estimate)
+
+
+def feeding(record: Mapping[str, Any]) -> str:
+    """Images per second of a core by each way of having them, and the seconds of a start."""
+    best = record["bare"][record["best"]]
+    rates = {f"{name}, from memory": rate for name, rate in record["bare"].items()}
+    rates |= {"streamed": record["streamed"], "resident": record["resident"]}
+    rows: list[Row] = [("images", "per second of a core", "of the best decoder's")]
+    rows += [(name, f"{rate:,.0f}", f"{100 * rate / best:,.0f} %") for name, rate in rates.items()]
+    head = ("script", "first step, cold", "of it compiling", "warm", "of it compiling")
+    starts: list[Row] = [head]
+    for name, seconds in record["start"].items():
+        parts = ("cold", "cold_compiling", "warm", "warm_compiling")
+        starts.append((name, *(f"{seconds[part]:.1f} s" for part in parts)))
+    return markdown(rows) + "\n" + markdown(starts)
+
+
+OTHERS = {"growth": growth, "layers": layers, "feeding": feeding}  # the experiment of a record
 
 
 def _waited(contestant: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,7 @@ class Peer:
 
     def __init__(self, task: Task, variant: Variant):
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.platform = "gpu" if self.device.type == "cuda" else "cpu"  # as JAX calls them
         layout = torch.channels_last if variant.channels_last else torch.contiguous_format
         images, labels = noise(task)
         mean, deviation = standard(task, images)
@@ -61,9 +62,13 @@ class Peer:
     def logits(self, index: torch.Tensor) -> torch.Tensor:
         """Float32 [B, classes] of the images at `index` [B]."""
         images = self.images[index].to(torch.float32, memory_format=self.layout)
-        low = self.dtype != torch.float32
-        with torch.autocast(self.device.type, self.dtype) if low else contextlib.nullcontext():
+        with self.precision():
             return self.net((images / 255 - self.mean) / self.deviation).float()
+
+    def precision(self) -> contextlib.AbstractContextManager[Any]:
+        """In which the network computes in the task's dtype."""
+        low = self.dtype != torch.float32
+        return torch.autocast(self.device.type, self.dtype) if low else contextlib.nullcontext()
 
     def _loss(self, index: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(self.logits(index), self.labels[index])
@@ -115,20 +120,30 @@ def matrix_product(peer: Peer) -> Benchmark:
     return Benchmark(run, 2 * n**3)
 
 
-def main(task: Task, variant: str) -> None:
+def set_up() -> None:
+    """Settings of the process, before anything is computed."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.set_float32_matmul_precision("high")  # TF32 on GPUs, which is JAX's default there
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
+
+
+def about(peer: Peer) -> dict[str, str]:
+    """What a worker says of itself."""
+    return {"version": torch.__version__, "platform": peer.platform}
+
+
+def main(task: Task, variant: str) -> None:
+    set_up()
     peer, size = Peer(task, VARIANTS[variant]), task.batch_size
     shuffled = torch.randperm(len(peer.images), device=peer.device)
     batches = [shuffled.roll(k * size)[:size] for k in range(10)]
     benchmarks = {"train": training(peer, batches, size), "forward": forward(peer, batches, size)}
     if variant == "channels_last":  # once is enough
         benchmarks |= {"gemm": matrix_product(peer)}
-    on_gpu = peer.device.type == "cuda"
-    about = {"version": torch.__version__, "platform": "gpu" if on_gpu else "cpu"}
-    serve(benchmarks, about, lambda: torch.cuda.max_memory_allocated() if on_gpu else None)
+    on_gpu = peer.platform == "gpu"
+    memory = torch.cuda.max_memory_allocated
+    serve(benchmarks, about(peer), lambda: memory() if on_gpu else None)
 
 
 if __name__ == "__main__":

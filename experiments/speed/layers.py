@@ -1,0 +1,79 @@
+"""Where a training step's time goes: every layer by itself, forward and backward, beside PyTorch's.
+
+    python -m experiments.speed.layers --model lenet5 --peer torch --out speed-layers-cpu.json
+
+The whole steps are in `python -m experiments.speed`; what both found is in docs/speed.md.
+"""
+
+import dataclasses
+import json
+import sys
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments.report import program
+from experiments.speed import networks
+from experiments.speed.driver import Worker, check, ratios, say, spread, take_rounds, warm
+from experiments.speed.table import layers
+from experiments.speed.task import SIZES, Name, Task
+
+OURS = "jax"
+VARIANTS = {"cpu": ("eager", "channels_last"), "gpu": ("channels_last",)}  # of `torch_worker`
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    model: tuple[Name, ...] = tuple(SIZES)
+    peer: Literal["none", "torch"] = "none"  # torch must be installed
+    rounds: int = 8
+    seconds: float = 0.1  # of a sample, of one call at least
+    batch_size: int = 0  # 0: 128, and of the AlexNets 32 on CPUs, 256 on GPUs
+    image_size: int = 0  # pixels; 0: the network's own, 28 or 224
+    width: float = 1.0  # share of the maps and units of the AlexNets and the MLP
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # bfloat16 on GPUs, float32 on CPUs
+    out: Path | None = None  # a JSON file to write the record to
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Time the layers of each network; say what came of them."""
+    platform = check(config.rounds, config.seconds, config.peer)
+    asked = (config.batch_size, config.image_size, config.width, config.dtype)
+    variants = VARIANTS[platform] if config.peer == "torch" else ()
+    runs = []
+    for name in config.model:
+        say(f"{name}: its layers")
+        runs.append(time_layers(networks.default_task(name, *asked), variants, config))
+    result = {"runs": runs}
+    print(layers(result), file=sys.stderr)
+    return result
+
+
+def time_layers(task: Task, variants: tuple[str, ...], config: Config) -> dict[str, Any]:
+    """Seconds per example of every layer that ours and the peer have by the same name."""
+    given = json.dumps(dataclasses.asdict(task))
+    with ExitStack() as stack:
+        workers = {OURS: Worker("layer_worker", given)}
+        workers |= {label: Worker("torch_layer_worker", given, label) for label in variants}
+        for worker in workers.values():
+            stack.enter_context(closing(worker))
+        for worker in workers.values():
+            warm(worker)
+        samples = take_rounds(workers, config.rounds, config.seconds)
+        names = [
+            n for n in workers[OURS].about["amounts"] if all((w, n) in samples for w in workers)
+        ]
+        versions = {label: worker.about["version"] for label, worker in workers.items()}
+    rows = []
+    for name in names:
+        seconds = {label: spread(samples[label, name]) for label in workers}
+        row: dict[str, Any] = {"layer": name, "seconds": seconds}
+        if variants:
+            best = min(variants, key=lambda label: seconds[label]["median"])
+            row |= {"best_peer": best, "ratio": ratios(samples[OURS, name], samples[best, name])}
+        rows.append(row)
+    return {**dataclasses.asdict(task), "versions": versions, "layers": rows}
+
+
+if __name__ == "__main__":
+    program(Config, run)

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 
@@ -36,7 +36,7 @@ from experiments.speed.driver import (
 )
 from experiments.speed.loop_worker import Loop, build
 from experiments.speed.table import tables
-from experiments.speed.task import SIZES, Name, Task
+from experiments.speed.task import Task
 
 VARIANTS = {
     "cpu": ("eager", "fused", "channels_last", "compiled"),
@@ -47,15 +47,7 @@ DETERMINISTIC = "deterministic"  # ours with `--deterministic`, training only, o
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    model: tuple[Name, ...] = tuple(SIZES)
-    peer: Literal["none", "torch"] = "none"  # torch must be installed
-    rounds: int = 8
-    seconds: float = 0.5  # of a sample, of one call at least
-    batch_size: int = 0  # 0: 128, and of the AlexNets 32 on CPUs, 256 on GPUs
-    image_size: int = 0  # pixels; 0: the network's own, 28 or 224
-    width: float = 1.0  # share of the maps and units of the AlexNets and the MLP
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # bfloat16 on GPUs, float32 on CPUs
+class Config(networks.Asked):
     loops: bool = True  # time the whole training loop as well, where its data are prepared
     data_dir: Path | None = None
     out: Path | None = None  # a JSON file to write the record to
@@ -64,8 +56,7 @@ class Config:
 def run(config: Config) -> dict[str, Any]:
     """Time each network, then the loops; say what came of them as they are done."""
     check(config.rounds, config.seconds, config.peer)
-    asked = (config.batch_size, config.image_size, config.width, config.dtype)
-    runs = [time_network(networks.default_task(name, *asked), config) for name in config.model]
+    runs = [time_network(task, config) for task in config.tasks()]
     timed, left_out = time_loops(config) if config.loops else ([], {})
     result = {"runs": runs, "loops": timed, "loops_left_out": left_out}
     print(tables(result), file=sys.stderr)

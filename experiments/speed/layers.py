@@ -10,40 +10,32 @@ import json
 import sys
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from experiments.report import program
 from experiments.speed import networks
 from experiments.speed.driver import Worker, check, ratios, say, spread, take_rounds, warm
 from experiments.speed.table import layers
-from experiments.speed.task import SIZES, Name, Task
+from experiments.speed.task import Task
 
 OURS = "jax"
 VARIANTS = {"cpu": ("eager", "channels_last"), "gpu": ("channels_last",)}  # of `torch_worker`
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    model: tuple[Name, ...] = tuple(SIZES)
-    peer: Literal["none", "torch"] = "none"  # torch must be installed
-    rounds: int = 8
+class Config(networks.Asked):
     seconds: float = 0.1  # of a sample, of one call at least
-    batch_size: int = 0  # 0: 128, and of the AlexNets 32 on CPUs, 256 on GPUs
-    image_size: int = 0  # pixels; 0: the network's own, 28 or 224
-    width: float = 1.0  # share of the maps and units of the AlexNets and the MLP
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # bfloat16 on GPUs, float32 on CPUs
     out: Path | None = None  # a JSON file to write the record to
 
 
 def run(config: Config) -> dict[str, Any]:
     """Time the layers of each network; say what came of them."""
     platform = check(config.rounds, config.seconds, config.peer)
-    asked = (config.batch_size, config.image_size, config.width, config.dtype)
     variants = VARIANTS[platform] if config.peer == "torch" else ()
     runs = []
-    for name in config.model:
-        say(f"{name}: its layers")
-        runs.append(time_layers(networks.default_task(name, *asked), variants, config))
+    for task in config.tasks():
+        say(f"{task.network}: its layers")
+        runs.append(time_layers(task, variants, config))
     result = {"runs": runs}
     print(layers(result), file=sys.stderr)
     return result

@@ -1,5 +1,6 @@
 """The networks that are timed, as experiments on noise: no data set is needed."""
 
+import dataclasses
 from typing import Any, Literal
 
 import jax
@@ -10,7 +11,25 @@ from cnn_jax.data import array_dataset
 from cnn_jax.experiment import Experiment, Model
 from cnn_jax.models import MLP, AlexNet2012, AlexNet2014, LeNet5, narrowed
 from cnn_jax.optim import alexnet_momentum
-from experiments.speed.task import SIZES, DType, Task, noise
+from experiments.speed.task import SIZES, DType, Name, Task, noise
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """Which networks to time, and how: what the commands that have a peer are asked."""
+
+    model: tuple[Name, ...] = tuple(SIZES)
+    peer: Literal["none", "torch"] = "none"  # torch must be installed
+    rounds: int = 8
+    seconds: float = 0.5  # of a sample, of one call at least
+    batch_size: int = 0  # 0: 128, and of the AlexNets 32 on CPUs, 256 on GPUs
+    image_size: int = 0  # pixels; 0: the network's own, 28 or 224
+    width: float = 1.0  # share of the maps and units of the AlexNets and the MLP
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # bfloat16 on GPUs, float32 on CPUs
+
+    def tasks(self) -> list[Task]:
+        given = (self.batch_size, self.image_size, self.width, self.dtype)
+        return [default_task(name, *given) for name in self.model]
 
 
 def default_task(

@@ -77,6 +77,8 @@ def program(config_class: type[Any], run: Callable[[Any], dict[str, Any]]) -> No
             config = tyro.cli(config_class, description=script.__doc__)
         if config.out is not None and config.out.exists():
             raise UserError(f"{config.out} is there already: choose another --out, or remove it")
+        if config.out is not None:  # before what may take hours
+            config.out.parent.mkdir(parents=True, exist_ok=True)
         result = run(config)
         print(json.dumps(result))
         places = [name for name, value in vars(config).items() if isinstance(value, Path)]

@@ -8,6 +8,7 @@ out is in docs/shift.md.
 """
 
 import dataclasses
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
@@ -25,7 +26,7 @@ from experiments import (
     lenet5_mnist,
     mlp_mnist,
 )
-from experiments.report import program
+from experiments.report import markdown, program
 
 
 class Network(NamedTuple):
@@ -70,7 +71,7 @@ def run(config: Config) -> dict[str, Any]:
     for path in pictures:
         if path.exists():
             raise UserError(f"{path} is there already: choose another --figures, or remove it")
-    sweeps = {}
+    sweeps, trainings = {}, {}
     for name, network in NETWORKS[config.images].items():
         folder = config.workdir / name.replace(",", "").replace(" ", "-")
         where = dataclasses.replace(network.options, workdir=folder, data_dir=config.data_dir)
@@ -78,11 +79,13 @@ def run(config: Config) -> dict[str, Any]:
         cli.main(script.Config, script.build, where, arguments=network.flags.split())
         (trained,) = evaluate.open_networks(folder)
         sweeps[name] = sweep_shifts(trained, config.max_shift, config.stride, batch_size=100)
+        trainings[name] = training(folder)
     for path, figure in zip(pictures, draw(sweeps), strict=False):
         path.parent.mkdir(parents=True, exist_ok=True)
         save(figure, path)
     (split,) = {sweep.split for sweep in sweeps.values()}
-    return {"split": split, "runs": [described(name, sweep) for name, sweep in sweeps.items()]}
+    runs = [described(name, sweep) | trainings[name] for name, sweep in sweeps.items()]
+    return {"split": split, "runs": runs}
 
 
 def draw(sweeps: dict[str, ShiftSweep]) -> tuple[Any, Any]:
@@ -93,6 +96,17 @@ def draw(sweeps: dict[str, ShiftSweep]) -> tuple[Any, Any]:
     rings = {name: sweep.rings(accuracy[name]) for name, sweep in sweeps.items()}
     maps = shift_maps(first.offsets, accuracy, consistency)
     return maps, distance_curves(first.distances, rings)
+
+
+def training(folder: Path) -> dict[str, Any]:
+    """Of which training a sweep is: it may have been done earlier, by older code."""
+    receipt = json.loads((folder / "config.json").read_text())
+    result = json.loads((folder / "result.json").read_text())
+    return {
+        "config": receipt["config"],
+        "source_sha256": receipt["environment"]["source_sha256"],
+        "parameters_sha256": result["parameters_sha256"],
+    }
 
 
 def described(name: str, sweep: ShiftSweep) -> dict[str, Any]:
@@ -107,11 +121,11 @@ def described(name: str, sweep: ShiftSweep) -> dict[str, Any]:
 def table(record: dict[str, Any]) -> str:
     """Accuracy by distance in Markdown, per cent."""
     first = record["runs"][0]
-    lines = [("pixels", *map(str, first["distances"])), ("---",) * (len(first["distances"]) + 1)]
+    lines = [("pixels", *map(str, first["distances"]))]
     for one in record["runs"]:
         shares = one["accuracy_by_distance"]
         lines.append((one["network"], *(f"{100 * share:.1f}" for share in shares)))
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown(lines)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from cnn_jax import feed, parallel
 from cnn_jax.advance import make_advance, split_into_blocks
+from cnn_jax.allocator import keep_freed_memory
 from cnn_jax.evaluate import make_evaluator
 from cnn_jax.experiment import Experiment
 from cnn_jax.step import init_state
@@ -44,6 +45,7 @@ class Config(lenet5_mnist.Config):
 
 def run(config: Config) -> dict[str, Any]:
     """Train each seed until it meets the target or its schedule ends; sum up when they met it."""
+    keep_freed_memory()  # as every training does
     first, runs = lenet5_mnist.build(config, config.data_dir), []
     splits = (first.train_split, first.eval_split)
     train, test = (feed.open_feed(first.dataset, split, "resident", readers=0) for split in splits)

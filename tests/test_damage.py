@@ -18,17 +18,10 @@ from cnn_jax.evaluate import evaluate_run
 from cnn_jax.step import init_state
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    programs.train_tiny(folder)
-    assert programs.saved_steps(folder) == [6, 12]
-    return folder
-
-
 @pytest.fixture
-def run(finished: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(finished, tmp_path / "run"))
+def run(tiny_run: Path, tmp_path: Path) -> Path:
+    assert programs.saved_steps(tiny_run) == [6, 12]
+    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
 
 
 def like_of(run: Path) -> Any:
@@ -80,15 +73,15 @@ def test_the_newest_whole_checkpoint_is_used(damage: str, run: Path, tmp_path: P
 
 @pytest.mark.parametrize("damage", ["a flipped bit in the arrays", "an empty folder"])
 def test_training_goes_on_as_if_nothing_had_happened(
-    damage: str, run: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+    damage: str, run: Path, tiny_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     DAMAGES[damage](run / "checkpoints" / "12")
     (run / "result.json").unlink()
     programs.train_tiny(run)
     said = capsys.readouterr()
     assert "checkpoints/12 is damaged" in said.err and "resuming at step 6" in said.out
-    programs.assert_identical(programs.saved_state(run), programs.saved_state(finished))
-    assert (run / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
+    programs.assert_identical(programs.saved_state(run), programs.saved_state(tiny_run))
+    assert (run / "metrics.jsonl").read_bytes() == (tiny_run / "metrics.jsonl").read_bytes()
 
 
 def test_where_none_is_whole_the_run_is_refused_and_kept(

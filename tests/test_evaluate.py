@@ -194,7 +194,7 @@ def test_a_damaged_config_is_refused_in_one_line(
 ) -> None:
     (tmp_path / "config.json").write_text(content)
     (tmp_path / "experiment.py").write_text("")
-    programs.assert_refused(["evaluate", str(tmp_path)], "", capsys)
+    programs.assert_refused(["evaluate", str(tmp_path)], "config.json is damaged", capsys)
 
 
 @pytest.mark.parametrize(

@@ -3,18 +3,25 @@
 import ast
 import dataclasses
 import importlib
+import json
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pytest
 
+from cnn_jax import ladder
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.data import Dataset, array_dataset
 from cnn_jax.experiment import Experiment
+from cnn_jax.models import count_parameters
+from cnn_jax.parallel import AXIS
 from cnn_jax.record import read_lines
+from cnn_jax.step import init_state, train_step
 from cnn_jax.train import Options, train
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -76,9 +83,8 @@ def noise(config: Any, image_shape: tuple[int, int, int]) -> Dataset:
     return array_dataset(config.dataset, splits, "abcdefghij")
 
 
-def build(name: str, monkeypatch: pytest.MonkeyPatch) -> Experiment:
+def build(name: str, row: Row, monkeypatch: pytest.MonkeyPatch) -> Experiment:
     script = importlib.import_module(f"experiments.{name}")
-    row = TABLE[name]
     config = script.Config(**row.changes)
 
     def load_dataset(*args: Any) -> Dataset:
@@ -103,7 +109,7 @@ SLOW = {"alexnet_imagenet", "alexnet2014_imagenette", "alexnet2019_imagenette"}
     "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in TABLE]
 )
 def test_a_script_trains(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    experiment = build(name, monkeypatch)
+    experiment = build(name, TABLE[name], monkeypatch)
     assert experiment.steps > 2
     monkeypatch.setattr(Checkpoints, "save", lambda *_: None)  # hundreds of megabytes of AlexNet
     options = Options(steps_per_dispatch=1, log_every=1)
@@ -111,6 +117,34 @@ def test_a_script_trains(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (result["step"], result["split"], result["count"]) == (2, experiment.eval_split, 3)
     losses = [line["loss"] for line in read_lines(tmp_path / "metrics.jsonl")]
     assert len(losses) == 3 and np.isfinite(losses).all()
+
+
+RECORDS = {  # of the scripts above
+    path.stem: record
+    for path in sorted(ladder.RECORDS.glob("*.json"))
+    if (record := json.loads(path.read_text()))["experiment"] in TABLE
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_the_recipe_of_a_record_is_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its config builds a network of as many parameters; a step on two devices can be traced."""
+    record = RECORDS[name]
+    script = record["experiment"]
+    shape = (160, 160, 3) if "imagenette" in script else TABLE[script].image_shape
+    small = {"batch_size": 2, "train_split": "train", "eval_split": "test"}
+    experiment = build(script, Row(shape, record["config"] | small), monkeypatch)
+    state = jax.eval_shape(lambda: init_state(experiment))
+    assert count_parameters(state.params) == record["parameters"]
+    batch = {
+        "image": jax.ShapeDtypeStruct((2, 1, *shape), np.uint8),
+        "label": jax.ShapeDtypeStruct((2, 1), np.int32),
+    }
+    step = jax.vmap(partial(train_step, experiment, 1), (None, 0), None, axis_name=AXIS)
+    after = jax.eval_shape(step, state, batch)
+    jax.tree.map(
+        lambda a, b: pytest.fail(f"{a}, {b}") if a.shape != b.shape else None, state, after
+    )
 
 
 @pytest.mark.parametrize("name", TABLE)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import programs
 import pytest
 
 from cnn_jax import __main__ as program
@@ -20,16 +19,9 @@ from cnn_jax.reproduce import EVALUATED, RETRAINED, Comparison, reproduce, stand
 from cnn_jax.step import init_state
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    programs.train_tiny(folder)
-    return folder
-
-
 @pytest.fixture
-def run(finished: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(finished, tmp_path / "run"))
+def run(tiny_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
 
 
 def rows(run: Path) -> dict[str, bool]:
@@ -168,13 +160,14 @@ def test_a_record_is_trained_again(run: Path, tmp_path: Path) -> None:
     assert found.matches and found.run == "tiny, seed 0"
 
 
-@pytest.mark.parametrize("case", ["absent", "unfinished", "not a record"])
-def test_what_cannot_be_reproduced_is_said_in_a_line(case: str, run: Path) -> None:
-    if case == "unfinished":
-        (run / "result.json").unlink()
-    target = {"absent": run / "nothing", "unfinished": run, "not a record": run / "metrics.jsonl"}
-    with pytest.raises(UserError, match="not finished|neither a run folder nor a record"):
-        reproduce(target[case])
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [("nothing", "neither"), (".", "not finished"), ("metrics.jsonl", "neither")],
+)
+def test_what_cannot_be_reproduced_is_said_in_a_line(target: str, message: str, run: Path) -> None:
+    (run / "result.json").unlink()
+    with pytest.raises(UserError, match=message):
+        reproduce(run / target)
 
 
 def test_the_source_hash_is_of_names_and_contents(tmp_path: Path) -> None:

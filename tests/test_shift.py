@@ -196,7 +196,7 @@ def test_places_and_runs_that_will_not_do_are_refused(
     inside = str(full / "mine.txt" / "out")
     programs.assert_refused(["shift", run, "--out", inside], "cannot be made", capsys)
     programs.assert_refused(["shift", run, run], "runs need different names", capsys)
-    programs.assert_refused(["shift"], "", capsys)
+    programs.assert_refused(["shift"], "at least one run folder", capsys)
     programs.assert_refused(["shift", str(full)], "is not a run folder", capsys)
     assert [path.name for path in full.iterdir()] == ["mine.txt"]
 

@@ -173,6 +173,7 @@ def test_the_page_has_the_tables_of_the_records() -> None:
     places = {place[2] for place in table.PLACE.finditer(text)}
     kinds = {"speed.__main__": "speed-{}.json", "speed.growth": "speed-growth-{}.json"}
     kinds |= {"speed.layers": "speed-layers-{}.json", "feeding": "feeding.json"}
+    kinds |= {"checkpointing": "checkpointing.json"}
     for module, name in kinds.items():
         files = {name.format(device) for device in ("cpu", "gpu")}
         assert files <= places
@@ -299,6 +300,7 @@ def test_layers_are_timed_beside_those_of_pytorch(name: Any) -> None:
     theirs = torch_layer_worker.benchmarks(task, peer)
     ours = list(layer_worker.benchmarks(task))
     assert [layer for layer in theirs if layer in ours] == ours
+    assert next(iter(theirs)) == ours[0]  # the gradient of whose input neither computes
     for each in theirs.values():
         each.run(1)
         assert each.amount == task.batch_size

@@ -15,12 +15,13 @@ import pytest
 from PIL import Image
 
 from cnn_jax import cli
+from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.data import array_dataset, load_dataset, prepare
 from cnn_jax.data.prepared import encoded
 from cnn_jax.errors import UserError
 from cnn_jax.train import Options, train
-from experiments import feeding, lenet5_digits, lenet5_mnist, many_seeds, time_to_99
-from experiments.speed import first_step
+from experiments import checkpointing, feeding, lenet5_digits, lenet5_mnist, many_seeds, time_to_99
+from experiments.speed import first_step, table
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -67,13 +68,19 @@ def test_many_seeds_refuses(changes: dict[str, Any]) -> None:
         many_seeds.run(many_seeds.Config(**changes))
 
 
-def time_noise(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> dict[str, Any]:
-    """The record of two seeds on 40 images of noise, in 12 steps of 8."""
+def digits(monkeypatch: pytest.MonkeyPatch, count: int = 128) -> None:
+    """Noise in place of MNIST."""
     random = np.random.default_rng(0)
-    images, labels = random.integers(0, 256, (40, 28, 28, 1)).astype(np.uint8), np.arange(40) % 10
+    images = random.integers(0, 256, (count, 28, 28, 1)).astype(np.uint8)
+    labels = np.arange(count) % 10
     splits = {"train": (images, labels), "test": (images[:13], labels[:13])}
     data = array_dataset("mnist", splits, "abcdefghij")
     monkeypatch.setattr(lenet5_mnist, "load_dataset", lambda *_: data)
+
+
+def time_noise(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> dict[str, Any]:
+    """The record of two seeds on 40 images of noise, in 12 steps of 8."""
+    digits(monkeypatch, 40)
     small: dict[str, Any] = {"seeds": 2, "batch_size": 8, "epochs": 2.4, "eval_every": 5}
     return time_to_99.run(time_to_99.Config(**small | changes))
 
@@ -140,6 +147,25 @@ def test_feeding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = encoded(dataset, "train", [3, 1])
     for decode in feeding.decoders().values():
         np.testing.assert_array_equal([decode(data) for data in stored], expected)
+
+
+def test_checkpointing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every second segment saves; the cost is of segments side by side, without the first."""
+    saved = []
+    save = Checkpoints.save
+    monkeypatch.setattr(
+        Checkpoints, "save", lambda self, step, *rest: (saved.append(step), save(self, step, *rest))
+    )
+    digits(monkeypatch)
+    found = checkpointing.run(checkpointing.Config(every=20, segment=20, steps=120))
+    assert saved == [30, 70, 110]
+    low, high = found["cost_quartiles"]
+    assert low <= found["cost"] <= high and found["images_per_second"] > 0
+    assert abs(found["memory_growth_bytes"]) < found["memory_bytes"]
+    rate = {"cost": 0.018, "cost_quartiles": [-0.04, 0.11]}
+    rate |= {"memory_growth_bytes": 2.3e6, "memory_bytes": 5e8}
+    text = table.checkpointing({"config": {"every": 50}, "runs": [rate]})
+    assert "| 50 | 1.8 % (-4 to 11) | +2.3 of 500 MB |\n" in text
 
 
 def test_what_is_told_twice_counts_once() -> None:

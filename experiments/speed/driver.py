@@ -22,6 +22,7 @@ from cnn_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 CACHE = "JAX_COMPILATION_CACHE_DIR"  # with which compiling would take no time
+PEERS_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 DEVICES = "--xla_force_host_platform_device_count"
 
 
@@ -51,6 +52,8 @@ class Worker:
             environment["XLA_FLAGS"] = " ".join(flags).strip()
         self._about: Mapping[str, Any] | None = None
         self._said = tempfile.TemporaryFile("w+")
+        self._compiled = tempfile.TemporaryDirectory()
+        environment[PEERS_CACHE] = self._compiled.name
         self._process = subprocess.Popen(
             [sys.executable, "-m", f"experiments.speed.{module}", *arguments],
             stdin=subprocess.PIPE,
@@ -83,6 +86,7 @@ class Worker:
         self._process.kill()
         self._process.communicate()
         self._said.close()
+        self._compiled.cleanup()
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -95,7 +99,7 @@ class Worker:
         return json.loads(line)
 
 
-def check(rounds: int, seconds: float, peer: str) -> str:
+def check(rounds: int, seconds: float, peer: str = "none") -> str:
     """Refuse what cannot be timed, before anything is; the platform, "cpu" or "gpu"."""
     if rounds < 2 or seconds <= 0:
         raise UserError("--rounds must be at least 2, and --seconds more than 0")

@@ -11,7 +11,6 @@ gradients would add on many, if nothing of it were hidden behind the computation
 
 import dataclasses
 import json
-import os
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from cnn_jax.models import count_parameters
 from cnn_jax.step import init_state
 from experiments.report import program
 from experiments.speed import networks
-from experiments.speed.driver import Worker, say, spread, take_rounds, warm
+from experiments.speed.driver import Worker, check, say, spread, take_rounds, warm
 from experiments.speed.task import Task
 
 LABELS = {
@@ -78,11 +77,12 @@ def sweeps() -> list[Sweep]:
 
 def run(config: Config) -> dict[str, Any]:
     """Time every sweep, estimate, and draw."""
-    if config.rounds < 2 or config.seconds <= 0 or min(config.link, config.machine_link) <= 0:
-        raise UserError("--rounds must be at least 2, and --seconds and both links more than 0")
+    if check(config.rounds, config.seconds) == "gpu" and jax.device_count() > 1:
+        raise UserError(f"{jax.device_count()} GPUs are seen, one is timed: CUDA_VISIBLE_DEVICES=0")
+    if min(config.link, config.machine_link) <= 0:
+        raise UserError("--link and --machine-link must be more than 0")
     if config.figure is not None and config.figure.exists():
         raise UserError(f"{config.figure} is there already: choose another, or remove it")
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     rows = []
     for sweep in sweeps():
         say(f"{sweep.network}: {sweep.grows} {', '.join(f'{x:g}' for x in sweep.values)}")

@@ -14,7 +14,9 @@ from experiments.report import markdown
 
 PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
 # A record that is not there yet has its place: the file's name, what stands there, the end.
-PLACE = re.compile(r"(<!-- ((?:speed-[\w-]+|feeding)\.json) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+PLACE = re.compile(
+    r"(<!-- ((?:speed-[\w-]+|feeding|checkpointing)\.json) -->\n)(.*?)(<!-- end -->)", re.DOTALL
+)
 MISSING = "No record yet.\n"
 
 Row = tuple[str, ...]
@@ -173,7 +175,24 @@ def feeding(record: Mapping[str, Any]) -> str:
     return markdown(rows) + "\n" + markdown(starts)
 
 
-OTHERS = {"growth": growth, "layers": layers, "feeding": feeding}  # the experiment of a record
+def checkpointing(record: Mapping[str, Any]) -> str:
+    """What a checkpoint every so many steps adds to the time, and what the memory grew by."""
+    head = ("steps between checkpoints", "more time (quartiles)", "memory, last two thirds")
+    rows: list[Row] = [head]
+    for run in record["runs"]:
+        low, high = (100 * cost for cost in run["cost_quartiles"])
+        cost = f"{100 * run['cost']:.1f} % ({low:.0f} to {high:.0f})"
+        grown = f"{run['memory_growth_bytes'] / 1e6:+.1f} of {run['memory_bytes'] / 1e6:,.0f} MB"
+        rows.append((f"{record['config']['every']}", cost, grown))
+    return markdown(rows)
+
+
+OTHERS = {  # by the experiment that a record names
+    "growth": growth,
+    "layers": layers,
+    "feeding": feeding,
+    "checkpointing": checkpointing,
+}
 
 
 def _waited(contestant: Mapping[str, Any]) -> str:

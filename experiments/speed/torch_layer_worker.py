@@ -14,7 +14,10 @@ from experiments.speed.worker import Benchmark, serve
 
 
 def benchmarks(task: Task, peer: Peer) -> dict[str, Benchmark]:
-    """Every layer by its name, in the network's order, on what reaches it of a batch of noise."""
+    """Every layer by its name, in the network's order, on what reaches it of a batch of noise.
+
+    What comes before the first layer with parameters (padding, flattening) is part of no layer.
+    """
     found: dict[str, tuple[nn.Module, torch.Tensor]] = {}
     for name, layer in peer.net.named_children():
 
@@ -25,9 +28,14 @@ def benchmarks(task: Task, peer: Peer) -> dict[str, Benchmark]:
     peer.logits(torch.arange(task.batch_size, device=peer.device))
     for layer, _ in found.values():
         layer._forward_pre_hooks.clear()
+    names = list(found)
+    first = next(
+        n for n, name in enumerate(names) if any(True for _ in found[name][0].parameters())
+    )
+    layers = {name: found[name] for name in names[first:]}
     return {
-        name: benchmark(peer, layer, x.requires_grad_(position > 0))
-        for position, (name, (layer, x)) in enumerate(found.items())
+        name: benchmark(peer, layer, x.requires_grad_(name != names[first]))
+        for name, (layer, x) in layers.items()
     }
 
 
@@ -42,8 +50,7 @@ def benchmark(peer: Peer, layer: nn.Module, x: torch.Tensor) -> Benchmark:
             layer.zero_grad(set_to_none=True)
             with peer.precision():
                 y = layer(x)
-            if y.requires_grad:
-                y.backward(dy)
+            y.backward(dy)
         peer.wait()
 
     return Benchmark(run, len(x))

@@ -8,8 +8,9 @@ RUN/worst.png                      the examples of the highest loss
 """
 
 import csv
+import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -140,11 +141,15 @@ def write(folder: Path, assessments: Sequence[Assessment]) -> None:
     taken: set[str] = set()
     for found in assessments:
         base = Path(found.run).resolve().name if found.step is not None else found.run
-        base = name = base.replace(" ", "-")
-        while name in taken:  # run folders of the same name in different places
-            name = f"{base}-{sum(other.startswith(base) for other in taken) + 1}"
+        name = free_name(base.replace(" ", "-"), taken)
         taken.add(name)
         _write_one(folder / name, found)
+
+
+def free_name(base: str, taken: Container[str]) -> str:
+    """The name, or else the first of base-2, base-3 ... that is free: runs may have equal names."""
+    names = itertools.chain([base], (f"{base}-{number}" for number in itertools.count(2)))
+    return next(name for name in names if name not in taken)
 
 
 def _write_one(folder: Path, found: Assessment) -> None:

@@ -21,6 +21,7 @@ from cnn_jax import allocator, compiled, parallel, runs
 from cnn_jax.data import content_sha256
 from cnn_jax.errors import Stopped, UserError
 from cnn_jax.experiment import Experiment
+from cnn_jax.interrupt import late_request
 from cnn_jax.several import Several, folder_name, stack, unstacked
 from cnn_jax.step import init_state
 from cnn_jax.train import Options, train
@@ -77,7 +78,10 @@ def main(
                 one = dataclasses.replace(config, **variant)
                 experiment = build(one, options.data_dir)
                 where = dataclasses.replace(options, workdir=own)
-                result.append(_train(script, one, experiment, where))
+                with late_request() as came:
+                    result.append(_train(script, one, experiment, where))
+                if came() and own is not folders[-1]:
+                    raise Stopped(f"stopped after {own}: the same command goes on with the next")
             each = result
         if parallel.is_primary() and options.stop_at is None:
             # Matplotlib and SciPy take seconds to import, which a single training is spared.
@@ -97,10 +101,10 @@ def _train(
     """Train in the run folder, or go on there, if it is this experiment's."""
     parallel.check_divides(experiment.batch_size, options.accumulate)
     jax.eval_shape(lambda: init_state(experiment))  # images too small are refused here
-    identity = runs.identity(script, config, _describe_data(experiment), several)
     folder = options.workdir or runs.default_folder(script, config)
     if (instead := _instead.get()) is not None:
         return instead(experiment, options, folder)
+    identity = runs.identity(script, config, _describe_data(experiment), several)
     with contextlib.ExitStack() as held:
         refusal = ""
         if parallel.is_primary():

@@ -7,8 +7,10 @@ resident item is indices into arrays on the device; a streamed item is the examp
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 from jax import Array
 
@@ -78,13 +80,15 @@ def training_blocks(
     examples = feed.dataset.num_examples(feed.split)
     share = parallel.local_share(batch_size)
 
-    def indices_of(step: int) -> np.ndarray:
-        if isinstance(seed, int):
-            return batch_indices(seed, step, batch_size, examples)[share]
-        each = [batch_indices(s, step, batch_size, examples)[share] for s in seed]
-        return np.stack(each, axis=-1)
+    def indices_of(step: int, seed: int) -> np.ndarray:
+        return batch_indices(seed, step, batch_size, examples)[share]
 
-    return _blocks(feed, indices_of, list(blocks))
+    if isinstance(seed, int):
+        return _blocks(feed, partial(indices_of, seed=seed), list(blocks))
+    # One member's block after the other's: an epoch's order is drawn once for many steps.
+    each = [_blocks(feed, partial(indices_of, seed=one), list(blocks)) for one in seed]
+    stacked = partial(jax.tree.map, lambda *members: np.stack(members, axis=-1))
+    return (stacked(*members) for members in zip(*each, strict=True))
 
 
 def evaluation_blocks(feed: Feed, batch_size: int) -> Iterator[Any]:

@@ -5,12 +5,28 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
 Requested = Callable[[int], bool]
+_late: ContextVar[list[int] | None] = ContextVar("late", default=None)
+
+
+@contextlib.contextmanager
+def late_request() -> Iterator[Callable[[], bool]]:
+    """Around a training that others follow: yields whether a signal came, to this process alone.
+
+    One that comes with the last step or after it has nothing left to stop there.
+    """
+    heard: list[int] = []
+    token = _late.set(heard)
+    try:
+        yield lambda: bool(heard) and jax.process_count() == 1
+    finally:
+        _late.reset(token)
 
 
 @contextlib.contextmanager
@@ -31,6 +47,8 @@ def stop_requests() -> Iterator[Requested]:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
+        if (heard := _late.get()) is not None:
+            heard.append(number)
         if not alone:
             os.kill(os.getpid(), signal.SIGTERM)  # which JAX tells the other processes of
 

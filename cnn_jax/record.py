@@ -7,7 +7,6 @@ compared byte for byte; `timing.jsonl` holds the rest.
 import contextlib
 import json
 import os
-import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -199,7 +198,8 @@ def _cut_after(path: Path, step: int) -> None:
 def shown(metrics: Mapping[str, Any], most: int | None = None) -> str:
     """The first metrics as one line for people; of several trainings mean and deviation."""
     each = metrics.get("members", {})
-    spread = {k: f" ± {statistics.stdev(v):.4f}" for k, v in each.items() if len(v) > 1}
+    with np.errstate(invalid="ignore"):  # one that diverged is no reason to end the others
+        spread = {k: f" ± {np.std(v, ddof=1):.4f}" for k, v in each.items() if len(v) > 1}
     names = [name for name in metrics if name not in ("count", "members")][:most]
     return "  ".join(f"{name} {metrics[name]:.4f}{spread.get(name, '')}" for name in names)
 

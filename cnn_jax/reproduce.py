@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cnn_jax import receipt, runs
+from cnn_jax import parallel, receipt, runs
 from cnn_jax.arrays import sha256
 from cnn_jax.checkpoint import Checkpoints, Damaged
 from cnn_jax.data import content_sha256
@@ -126,6 +126,8 @@ def _needed(scratch: Path | None) -> Path:
 
 def _evaluated_again(folder: Path, data_dir: Path | None) -> Comparison:
     described, result = _finished(folder)
+    if described["options"].get("deterministic"):
+        parallel.choose_deterministic_kernels()
     now = receipt.environment()
     differences = receipt.differences(described["environment"], now)
     comparison = Comparison(str(folder), differences, EVALUATED if differences else 0.0)
@@ -223,8 +225,9 @@ def _script_again(
     """Of an experiment that has a program of its own and writes its record itself."""
     scratch.mkdir(parents=True, exist_ok=True)
     out = scratch / f"{script.stem}.json"
-    place = {"data_dir": data_dir} if "split" in record else {}  # the others need no data
-    _run(script, runs.flags({**record["config"], **place, "out": out}))
+    places = {"data_dir": data_dir, "workdir": scratch / "runs"}  # not what lies in a default one
+    given = {name: place for name, place in places.items() if name in record["config"]}
+    _run(script, runs.flags({**record["config"], **given, "out": out}))
     again = json.loads(out.read_text())
     differences = receipt.differences(record["environment"], again["environment"])
     tolerance = RETRAINED if differences else 0.0

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jax
 import numpy as np
@@ -64,13 +64,19 @@ class Several:
                 f"--sweep is FIELD=VALUE,VALUE,... with a field of {', '.join(fields)} other than "
                 f"seed, got {self.sweep!r}"
             )
-        kind = type(getattr(config, name))
-        if kind not in (int, float, str):
+        kind = get_type_hints(type(config))[name]
+        names: tuple[Any, ...] = get_args(kind) if get_origin(kind) is Literal else ()
+        if kind not in (int, float, str) and {type(value) for value in names} != {str}:
             raise UserError(f"--sweep takes numbers and names, and {name} is neither")
+        read: Callable[[str], Any] = str if names else kind
         try:
-            values = [kind(value) for value in listed.split(",")]
+            values: list[Any] = [read(value) for value in listed.split(",")]
         except ValueError as error:
             raise UserError(f"--sweep {name}: {error}") from None
+        if names and (unknown := [value for value in values if value not in names]):
+            raise UserError(
+                f"--sweep {name}: no {', '.join(unknown)}; there are {', '.join(names)}"
+            )
         if len(set(values)) < len(values):
             raise UserError(f"--sweep {name} names a value twice: {listed}")
         return [{name: value} for value in values]

@@ -42,7 +42,8 @@ def sum_up(
     Console().print(table)
     each = [{**variant, **result} for variant, result in zip(variants, results, strict=True)]
     write_json(folder / "summary.json", {"each": each, "means": rows})
-    save(draw_curves(runs), folder / "curves.png")
+    shown = [name for name in metrics if name != "loss"] or metrics
+    save(draw_curves(runs, "accuracy" if "accuracy" in shown else shown[0]), folder / "curves.png")
     if swept:
         save(sweep_effect(swept[0], rows, metrics), folder / "sweep.png")
 

@@ -116,6 +116,10 @@ def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, A
         if newest is None and (known := last_step(folder)):
             say(f"no checkpoint in {folder}, whose metrics reach step {known}: starting again")
         state = parallel.replicate(state)
+        if first_step > experiment.steps:
+            raise UserError(
+                f"{folder} is at step {first_step}, past the {experiment.steps} that are asked for"
+            )
         reached = max(first_step, cadence.stop)
         if not first_step:
             state = _before_epoch(experiment, state, evaluate, eval_feed)

@@ -62,6 +62,8 @@ def verify_resume(
         UserError: `scratch` is not empty, the script fails, or it is over before it could be killed
             `kills` times.
     """
+    if kills < 0:
+        raise UserError(f"--kills must be at least 0, got {kills}")
     straight, killed = scratch / "straight", scratch / "killed"
     if scratch.exists() and any(scratch.iterdir()):
         raise UserError(f"{scratch} is not empty: choose another --scratch")
@@ -78,6 +80,11 @@ def verify_resume(
 def train_straight(script: Path, arguments: Sequence[str], folder: Path) -> None:
     """Train in `folder` from beginning to end. Raises UserError if the script fails."""
     _finish(_start(script, arguments, folder), script)
+    if not (folder / "result.json").exists():
+        raise UserError(
+            "there is no final result to compare: leave out --stop-at, and a sweep whose trainings "
+            "are made one after the other"
+        )
 
 
 def train_with_kills(

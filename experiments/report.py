@@ -44,6 +44,8 @@ def collect(folders: list[Path], name: str | None = None, split: str | None = No
     for folder in folders:
         described = json.loads((folder / "config.json").read_text())
         result = json.loads((folder / "result.json").read_text())
+        if described.get("several") or described.get("overridden"):
+            raise ValueError(f"{folder} is of several trainings, or of more than one config")
         seed = described["config"].pop("seed")
         if result.pop("resumed_from"):
             result["seconds"] = None

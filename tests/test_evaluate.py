@@ -16,6 +16,7 @@ import tiny
 
 from cnn_jax import __main__ as program
 from cnn_jax import runs
+from cnn_jax.assess import free_name
 from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.evaluate import evaluate_run
 from cnn_jax.experiment import Experiment
@@ -184,6 +185,13 @@ def test_what_is_no_run_is_refused_in_one_line(
     programs.assert_refused(["evaluate", str(tmp_path)], "is not a run folder", capsys)
     programs.assert_refused(["evaluate", str(tmp_path / "absent")], "is not a run folder", capsys)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_of_the_same_name_are_numbered() -> None:
+    taken: set[str] = set()
+    for base in ("run", "run-3", "run", "run", "run"):
+        taken.add(free_name(base, taken))
+    assert taken == {"run", "run-2", "run-3", "run-4", "run-5"}
 
 
 @pytest.mark.parametrize(

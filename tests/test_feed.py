@@ -51,6 +51,17 @@ def assert_same(one: Any, other: Any) -> None:
             np.testing.assert_array_equal(a[name], b[name])
 
 
+def test_members_have_the_batches_of_their_seeds_side_by_side() -> None:
+    feed = feeds.open_feed(GREY, "train", "resident", 0)
+    blocks = list(split_into_blocks(0, STEPS, 4))
+    seeds = (5, 2, 9, 7, 1, 3)
+    together = [b["index"] for b in feeds.training_blocks(feed, seeds, BATCH, blocks)]
+    for place, seed in enumerate(seeds):
+        alone = [b["index"] for b in feeds.training_blocks(feed, seed, BATCH, blocks)]
+        for many, one in zip(together, alone, strict=True):
+            np.testing.assert_array_equal(many[..., place], one)
+
+
 @pytest.mark.parametrize("dataset", [GREY, COLOUR], ids=["grey", "colour"])
 @pytest.mark.parametrize(
     ("kind", "readers", "size"), [("resident", 0, 4), ("stream", 1, 4), ("stream", 3, 1)]

@@ -9,7 +9,7 @@ import programs
 import pytest
 from test_parallel import free_port
 
-from cnn_jax.interrupt import stop_requests
+from cnn_jax.interrupt import late_request, stop_requests
 from cnn_jax.record import read_lines
 
 LONG = ("--steps", 100_000, "--checkpoint-every", 99_999, "--eval-every", 99_999)
@@ -65,6 +65,16 @@ def test_only_a_second_interrupt_is_one() -> None:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_signal_that_came_too_late_for_one_training_is_heard_before_the_next() -> None:
+    with late_request() as came:
+        with stop_requests():
+            assert not came()
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert came()
+    with late_request() as came, stop_requests():
+        assert not came()
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -6,11 +6,12 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
 from cnn_jax import record as records
-from cnn_jax.record import Record, read_lines, write_json
+from cnn_jax.record import Record, read_lines, shown, write_json
 
 METRICS = {"loss": 0.5, "accuracy": 0.75}
 
@@ -22,6 +23,15 @@ def write_some(folder: Path, steps: list[int], start: int = 0) -> None:
                 pass
             record.training(step, METRICS, examples=8)
             record.evaluation(step, "test", METRICS | {"count": 3})
+
+
+def test_a_member_that_diverged_is_shown_beside_the_others() -> None:
+    nan, inf = float("nan"), float("inf")
+    for loss in (nan, inf):
+        with np.errstate(invalid="ignore"):
+            line = shown({"loss": loss, "members": {"loss": [loss, 0.5]}})
+        assert line == f"loss {loss:.4f} ± nan"
+    assert shown({"loss": 1.5, "members": {"loss": [1.0, 2.0]}}) == "loss 1.5000 ± 0.7071"
 
 
 def test_lines_after_the_step_are_cut(tmp_path: Path) -> None:

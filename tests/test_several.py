@@ -1,9 +1,10 @@
 """Several trainings at once are those trainings, each as it would be alone."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import programs
@@ -12,7 +13,7 @@ import tiny
 from scipy import stats
 
 from cnn_jax import __main__ as program
-from cnn_jax import several
+from cnn_jax import cli, several
 from cnn_jax.evaluate import evaluate_run, open_networks
 from cnn_jax.record import read_curves, read_lines
 from cnn_jax.summary import summarise
@@ -145,6 +146,27 @@ def test_large_networks_are_not_stacked(monkeypatch: pytest.MonkeyPatch) -> None
     assert stacked() is None
 
 
+@dataclasses.dataclass(frozen=True)
+class Kinds(tiny.Config):
+    """With fields of more types than a small experiment needs."""
+
+    kind: Literal["tiny", "small"] = "tiny"
+    flag: bool = False
+    share: float = 20  # a float, as its type says
+
+
+def test_a_sweep_reads_values_as_the_field_is_declared() -> None:
+    read = {
+        sweep: [list(v.values())[-1] for v in several.Several(sweep=sweep).variants(Kinds())]
+        for sweep in ("share=2.5,5", "kind=small,tiny", "steps=3,4")
+    }
+    assert read == {
+        "share=2.5,5": [2.5, 5.0],
+        "kind=small,tiny": ["small", "tiny"],
+        "steps=3,4": [3, 4],
+    }
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -154,13 +176,20 @@ def test_large_networks_are_not_stacked(monkeypatch: pytest.MonkeyPatch) -> None
         (["--sweep", "learning_rate=0.1,0.1"], "names a value twice"),
         (["--sweep", "steps=1,x"], "--sweep steps: invalid literal for int()"),
         (["--sweep", "seed=1,2"], "other than seed"),
+        (["--sweep", "kind=tiny,huge"], "--sweep kind: no huge; there are tiny, small"),
+        (["--sweep", "flag=True,False"], "takes numbers and names, and flag is neither"),
     ],
 )
 def test_what_is_refused(
-    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flags: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(tiny, "Config", Kinds)
     with pytest.raises(SystemExit) as stop:
-        programs.train_tiny(tmp_path / "run", *flags)
+        cli.main(Kinds, tiny.build, tiny.OPTIONS, ["--workdir", str(tmp_path / "run"), *flags])
     assert stop.value.code == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "run").exists()

@@ -28,5 +28,7 @@ def plot(
         raise UserError(f"--out must end in .png, .svg or .pdf, got {out}")
     if out.exists():
         raise UserError(f"{out} exists: choose another --out")
-    save(draw_curves(runs, metric), out)
+    figure = draw_curves(runs, metric)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save(figure, out)
     print(out)

@@ -114,7 +114,12 @@ def random_crop(size: int, padding: int = 0) -> Transform:
 
 
 def random_shift(max_pixels: int) -> Transform:
-    """The image moved by -max_pixels .. max_pixels along each axis, uniformly; zeros move in."""
+    """The image moved by -max_pixels .. max_pixels along each axis, uniformly; zeros move in.
+
+    Raises UserError if max_pixels is negative.
+    """
+    if max_pixels < 0:
+        raise UserError(f"a shift is of 0 pixels or more, got {max_pixels}")
 
     def transform(key: jax.Array | None, image: jax.Array) -> jax.Array:
         padded = jnp.pad(image, ((max_pixels, max_pixels), (max_pixels, max_pixels), (0, 0)))

@@ -46,6 +46,12 @@ def remember(
     return measured
 
 
+def _umask() -> int:
+    """Of this process; there is no way to read it but to set it."""
+    os.umask(mask := os.umask(0o077))
+    return mask
+
+
 def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     """Writes `path` so that a reader, or a crash, sees all of it or none. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,6 +59,7 @@ def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             fill(file)
+            os.fchmod(descriptor, 0o666 & ~_umask())  # others may read a dataset that is shared
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -232,6 +232,9 @@ def _generate(
         except (DownloadError, NonMatchingChecksumError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"the download of {name!r} has failed: {reason}") from error
+        except AssertionError as error:  # TFDS's own builders look for their files so
+            reason = " ".join(str(error).split())
+            raise UserError(f"cannot prepare {name!r}, see --manual-dir: {reason}") from error
         except OSError as error:
             # Another process may have prepared the same meanwhile; its result is as good.
             if prepared.find(name, root) is None:

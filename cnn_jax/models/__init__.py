@@ -19,6 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cnn_jax.errors import UserError
 from cnn_jax.models import layers
 from cnn_jax.models.alexnet2012 import AlexNet2012
 from cnn_jax.models.alexnet2014 import AlexNet2014
@@ -83,8 +84,11 @@ def count_connections(model: nn.Module, image_shape: tuple[int, int, int]) -> di
 def narrowed(network: Any, width: float) -> dict[str, Any]:
     """The fields `maps` and `units` of an AlexNet, each number times `width` and rounded.
 
-    `AlexNet2014(classes=10, **narrowed(AlexNet2014, 0.25))` has a quarter of the features.
+    `AlexNet2014(classes=10, **narrowed(AlexNet2014, 0.25))` has a quarter of the features. Raises
+    UserError for a width of which nothing is left.
     """
+    if round(width * min(*network.maps, *network.units)) < 1:
+        raise UserError(f"a width of {width} leaves a layer without maps: choose a larger one")
     return {
         name: tuple(round(width * n) for n in getattr(network, name)) for name in ("maps", "units")
     }

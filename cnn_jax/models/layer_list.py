@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
@@ -108,7 +109,8 @@ def _record(
         calls.append(_Call([_DESCRIBE[type(module)](module, x)], str(module.name), x, y_array))
         return y
 
-    with nn.intercept_methods(write_down):
+    # Else a GPU multiplies in TF32, and the list would be off by more than float32's rounding.
+    with nn.intercept_methods(write_down), jax.default_matmul_precision("highest"):
         logits = model.apply(variables, images, train=False, keys=None, mutable=False)
     return calls, np.asarray(logits)
 

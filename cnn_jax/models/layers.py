@@ -116,7 +116,7 @@ class BlurPool(nn.Module):
     Bin-5. Source: Zhang (2019), Making convolutional networks shift-invariant again, section 3;
     the padding by reflection and 4 taps are those of its code (adobe/antialiased-cnns).
 
-    Raises ValueError for other taps, and for maps too small to be reflected.
+    Raises UserError for other taps, ValueError for maps too small to be reflected.
     """
 
     taps: int = 3
@@ -126,7 +126,7 @@ class BlurPool(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [B, H, W, C] to maps [B, ceil(H / stride), ceil(W / stride), C]."""
         if not 1 <= self.taps <= 7:
-            raise ValueError(f"{self.name}: a blur has 1 to 7 taps, got {self.taps}")
+            raise UserError(f"{self.name}: a blur has 1 to 7 taps, got {self.taps}")
         _check_fits(self, x, (self.taps // 2 + 1, self.taps // 2 + 1))
         return blur_pool(x, self.taps, self.stride)
 
@@ -157,7 +157,7 @@ class Dropout(nn.Module):
 
     The division in training stands for the multiplication by 1 - rate at test time of Krizhevsky
     et al. (2012), section 4.2. Each module draws its own masks: its path in the model is mixed into
-    the keys. Raises ValueError unless 0 <= rate < 1.
+    the keys. Raises UserError unless 0 <= rate < 1.
     """
 
     rate: float
@@ -166,7 +166,7 @@ class Dropout(nn.Module):
     def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
         """Values [B, ...] with one typed key per example [B]; the identity if `keys` is None."""
         if not 0 <= self.rate < 1:
-            raise ValueError(f"{self.name}: rate must be in [0, 1), got {self.rate}")
+            raise UserError(f"{self.name}: dropout rate must be in [0, 1), got {self.rate}")
         if keys is None or self.rate == 0:
             return x
         return dropout(x, keys, self.rate, salt=zlib.crc32("/".join(self.path).encode()))

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from cnn_jax.errors import UserError
@@ -91,7 +92,8 @@ def convolve(image: np.ndarray, kernel: np.ndarray) -> Convolution:
         )
     scaled, kernel = image.astype(np.float32) / 255, kernel.astype(np.float32)
     layer = Conv(features=1, kernel_size=kernel.shape[:2], use_bias=False)
-    maps = layer.apply({"params": {"kernel": kernel[..., None]}}, scaled[None])
+    with jax.default_matmul_precision("highest"):  # as the products that are spelled out
+        maps = layer.apply({"params": {"kernel": kernel[..., None]}}, scaled[None])
     return Convolution(scaled, kernel, np.asarray(maps)[0, :, :, 0])
 
 

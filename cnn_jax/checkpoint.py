@@ -93,6 +93,11 @@ class Checkpoints:
         """All steps that were saved and kept, in order."""
         return sorted(self._manager.all_steps())
 
+    def present(self) -> list[int]:
+        """Steps with something by their name, newest first, whether it is a checkpoint or not."""
+        numbered = {int(path.name) for path in self.folder.glob("*") if path.name.isdecimal()}
+        return sorted(numbered | set(self.steps()), reverse=True)
+
     def save(self, step: int, state: Any, metrics: Mapping[str, float] | None = None) -> None:
         """Start writing `state` and return once it is copied; an earlier write is waited for.
 
@@ -191,7 +196,7 @@ class Checkpoints:
         Raises:
             UserError: there are checkpoints and none is whole, or they are not of `like`.
         """
-        steps = sorted({*self.steps(), *self._numbered()}, reverse=True)
+        steps = self.present()
         for step in steps:
             try:
                 state = self.restore(step, like)
@@ -233,10 +238,6 @@ class Checkpoints:
             except Damaged:
                 self._scores[step] = None
         return self._scores.get(step)
-
-    def _numbered(self) -> list[int]:
-        """Steps with something by their name, though Orbax may not take it for a checkpoint."""
-        return [int(path.name) for path in self.folder.glob("*") if path.name.isdecimal()]
 
     def _set_aside(self, steps: list[int], elsewhere: Path | None) -> None:
         if not steps or elsewhere is None:

@@ -7,6 +7,7 @@ spelling, since 0.8 itself made of `jit` and `shard_map`; `map_replicated` is al
 would change.
 """
 
+import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -165,6 +166,19 @@ def from_primary(text: str) -> str:
     told[: encoded.size] = encoded
     heard = np.asarray(multihost_utils.broadcast_one_to_all(told))
     return heard.tobytes().rstrip(b"\0").decode(errors="ignore")
+
+
+def check_equal(what: str, own: object) -> None:
+    """Refuse, in every process, what is not the same in all of them; all wait for it."""
+    if jax.process_count() == 1:
+        return
+    digest = np.frombuffer(hashlib.sha256(repr(own).encode()).digest(), np.uint32)
+    seen = np.asarray(multihost_utils.process_allgather(digest))
+    if (seen != seen[0]).any():
+        raise UserError(
+            f"the processes do not see the same {what}, this one {own}: --workdir must be one "
+            "folder for all, and its file system up to date"
+        )
 
 
 def _sharding(spec: PartitionSpec) -> NamedSharding:

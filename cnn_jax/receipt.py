@@ -1,5 +1,6 @@
 """What a run's numbers depend on besides its experiment: code, versions, devices, settings."""
 
+import ast
 import hashlib
 import importlib.metadata
 import os
@@ -78,6 +79,34 @@ def source_sha256(folder: Path = Path(__file__).parent) -> str:
         content = path.read_bytes()
         digest.update(f"{path.relative_to(folder).as_posix()} {len(content)}\n".encode() + content)
     return digest.hexdigest()
+
+
+def imported_scripts(script: Path) -> dict[str, str]:
+    """The files beside a script or in `experiments/` that it imports, however indirectly, by name,
+    and their SHA-256: a recipe may be another script's.
+
+    Read from the text, so that it does not matter what else this process has loaded.
+    """
+    folders, found, waiting = (script.parent, Path(__file__).parents[1]), {}, [script]
+    while waiting:
+        for name in _imported(waiting.pop().read_text()):
+            paths = [folder / f"{name.replace('.', '/')}.py" for folder in folders]
+            path = next(filter(Path.is_file, paths), None)
+            if path is not None and name not in found and not name.startswith("cnn_jax."):
+                found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+                waiting.append(path)
+    return dict(sorted(found.items()))
+
+
+def _imported(source: str) -> set[str]:
+    """Names that may be modules."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
 @cache  # a process asks several times, for a fifth of a small network's start

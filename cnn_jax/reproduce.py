@@ -146,6 +146,9 @@ def _evaluated_again(folder: Path, data_dir: Path | None) -> Comparison:
             )
         script = (folder / "experiment.py").read_text()
         comparison.same("script", about["receipt"].get("script", script) == script, True)
+        if (imports := described["imports"]) is not None:
+            now = receipt.imported_scripts(folder / "experiment.py")
+            comparison.same("imported scripts", imports, now, True)
         comparison.same("parameters sha256", result["parameters_sha256"], sha256(state.params))
         again = evaluate_run(
             folder,

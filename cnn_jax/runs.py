@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn_jax.errors import UserError
-from cnn_jax.receipt import differences, environment
+from cnn_jax.receipt import differences, environment, imported_scripts
 
 # Fields of a config that decide which examples a step sees, and under which keys.
 ORDER = ("dataset", "train_split", "batch_size", "seed")
@@ -48,8 +48,10 @@ def find_script(config_class: type[Any], build: Callable[..., Any]) -> Path:
 
 
 def default_folder(script: Path, config: Any, several: Mapping[str, Any] | None = None) -> Path:
-    """`runs/EXPERIMENT-HASH`, of config and script: the same resumes, another starts anew."""
-    described = to_json(config) | dict(several or {})
+    """`runs/EXPERIMENT-HASH`, of config and script, and of the scripts that it imports: the same
+    resumes, another starts anew.
+    """
+    described = to_json(config) | dict(several or {}) | imported_scripts(script)
     content = json.dumps(described, sort_keys=True).encode() + script.read_bytes()
     return Path("runs") / f"{script.stem}-{hashlib.sha256(content).hexdigest()[:8]}"
 
@@ -64,7 +66,7 @@ def identity(
     trained side by side, if more than once.
     """
     own = {"experiment": script.stem, "config": to_json(config), "dataset": dataset}
-    return own | {"several": dict(several or {})}
+    return own | {"several": dict(several or {}), "imports": imported_scripts(script)}
 
 
 @contextlib.contextmanager
@@ -127,7 +129,10 @@ def check(folder: Path, script: Path, identity: dict[str, Any]) -> None:
     Raises:
         UserError: it names each difference.
     """
-    old, new = _flat(describe(folder)), _flat(identity)
+    there = describe(folder)
+    if there["imports"] is None:  # of a version that did not note them
+        identity = identity | {"imports": None}
+    old, new = _flat(there), _flat(identity)
     differences = [
         f"{name} is {old.get(name)!r} there and {new.get(name)!r} here"
         for name in dict.fromkeys((*new, *old))
@@ -237,6 +242,7 @@ def describe(folder: Path) -> dict[str, Any]:
         return {name: content[name] for name in names} | {
             "several": content.get("several", {}),
             "overridden": content.get("overridden", []),
+            "imports": content.get("imports"),
         }
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{folder} is not a run folder: it has no config.json") from error
@@ -248,4 +254,5 @@ def _flat(identity: dict[str, Any]) -> dict[str, Any]:
     """One level of names; of different experiments only the names matter."""
     dataset = {f"the dataset's {name}": value for name, value in identity["dataset"].items()}
     own = {**identity["config"], **identity["several"]}
+    own |= {f"the script {name}": sha[:12] for name, sha in (identity["imports"] or {}).items()}
     return {"experiment": identity["experiment"], **own, **dataset}

@@ -111,8 +111,10 @@ def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, A
     with contextlib.closing(opened) as checkpoints, stop_requests() as asked_to_stop:
         state: TrainState = jax.jit(lambda: init_state(experiment))()
         say = _warn if parallel.is_primary() else lambda _: None
+        parallel.check_equal("checkpoints", checkpoints.present())
         newest = checkpoints.restore_newest(state, say, set_aside=folder / "damaged")
         first_step, state = newest or (0, state)
+        parallel.check_equal("newest whole checkpoint", first_step)
         if newest is None and (known := last_step(folder)):
             say(f"no checkpoint in {folder}, whose metrics reach step {known}: starting again")
         state = parallel.replicate(state)

@@ -204,6 +204,33 @@ def test_a_script_that_changed_since_is_another_run(
     assert "has changed since the run" in refused(["--workdir", run], capsys)
 
 
+def test_a_recipe_that_changed_in_another_script_is_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its default folder is another; a run of an older version, which noted none, goes on."""
+    recipe, script = tmp_path / "recipe.py", tmp_path / "script.py"
+    (tmp_path / "deeper.py").write_text("x = 1\n")
+    recipe.write_text(
+        "import json\nfrom deeper import x\nfrom experiments import lenet5_fashion_mnist\n"
+    )
+    script.write_text("import tiny\n\nfrom recipe import x\n")
+    named = receipt.imported_scripts(script)
+    fashion = {"experiments.lenet5_fashion_mnist", "experiments.lenet5_mnist"}
+    assert named.keys() == {"recipe", "deeper"} | fashion
+    run, described = tmp_path / "run", runs.identity(script, tiny.Config(), {"name": "digits"})
+    with runs.claim(run, script, described, Options()):
+        before = runs.default_folder(script, tiny.Config())
+    (tmp_path / "deeper.py").write_text("x = 2\n")
+    changed = runs.identity(script, tiny.Config(), {"name": "digits"})
+    with pytest.raises(UserError, match="the script deeper is '.* there and '.* here"):
+        runs.check(run, script, changed)
+    assert runs.default_folder(script, tiny.Config()) != before
+    content = json.loads((run / "config.json").read_text())
+    del content["imports"]
+    (run / "config.json").write_text(json.dumps(content))
+    runs.check(run, script, changed)
+
+
 def test_a_training_does_not_wait_for_what_it_does_not_draw() -> None:
     slow = "{'matplotlib', 'scipy.stats'}"
     code = f"import sys, cnn_jax.cli; print(*{slow} & sys.modules.keys())"

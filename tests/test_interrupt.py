@@ -1,6 +1,7 @@
 """Signals end a run where it can go on from; a refusal or a death in one process ends all."""
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -24,11 +25,13 @@ def when_training(folder: Path) -> None:
         time.sleep(0.05)
 
 
-def start_two(folder: Path, *flags: object) -> list:
+def start_two(folder: Path, *flags: object, other: Path | None = None) -> list:
+    """Two processes of one run; `other` is the folder of the second if it is not the same."""
     address = f"localhost:{free_port()}"
     group = ("--coordinator", address, "--num-processes", 2, "--process-id")
-    command = (*programs.TINY, "--workdir", folder, *flags, *group)
-    return [programs.start(*command, rank) for rank in (0, 1)]
+    folders = (folder, other or folder)
+    command = (*programs.TINY, *flags, *group)
+    return [programs.start(*command, rank, "--workdir", folders[rank]) for rank in (0, 1)]
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -98,6 +101,16 @@ def test_a_process_that_dies_ends_the_other_within_a_minute(rank: int, tmp_path:
     processes[rank].kill()
     programs.finish(processes[rank])
     assert programs.finish(processes[1 - rank], timeout=60).code != 0
+
+
+def test_processes_that_see_other_checkpoints_all_refuse(tiny_run: Path, tmp_path: Path) -> None:
+    """A file system that lags behind must not mix the gradients of two steps."""
+    mine, stale = (Path(shutil.copytree(tiny_run, tmp_path / name)) for name in ("mine", "stale"))
+    shutil.rmtree(stale / "checkpoints" / "12")
+    ends = [programs.finish(p, timeout=60) for p in start_two(mine, other=stale)]
+    assert [end.code for end in ends] == [2, 2], ends
+    first, second = (end.err.splitlines()[-1] for end in ends)
+    assert "not see the same checkpoints, this one [12, 6]" in first and "[6]" in second
 
 
 def test_what_the_first_process_refuses_ends_both_with_one_line(tmp_path: Path) -> None:

@@ -247,8 +247,7 @@ def _count(
         raise UserError(f"--batch-size must be at least 1, got {batch_size}")
     experiment = trained.experiment
     feed = open_feed(experiment.dataset, split or experiment.eval_split, "auto", readers=0)
-    devices = jax.device_count()
-    batch_size = -(-batch_size // devices) * devices
+    batch_size = parallel.round_up(batch_size)
 
     def one_batch(params: Any, model_state: Any, resident: Any, which: Array, items: Any) -> Any:
         item = jax.tree.map(lambda x: x[0], items)  # a block of one batch

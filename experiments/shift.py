@@ -14,9 +14,9 @@ from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
 from cnn_jax import cli, evaluate
+from cnn_jax.commands.shift import shift_figures
 from cnn_jax.errors import UserError
 from cnn_jax.figures import save
-from cnn_jax.figures.shift import distance_curves, shift_maps
 from cnn_jax.shift import ShiftSweep, sweep_shifts
 from cnn_jax.train import Options
 from experiments import (
@@ -80,22 +80,12 @@ def run(config: Config) -> dict[str, Any]:
         (trained,) = evaluate.open_networks(folder)
         sweeps[name] = sweep_shifts(trained, config.max_shift, config.stride, batch_size=100)
         trainings[name] = training(folder)
-    for path, figure in zip(pictures, draw(sweeps), strict=False):
+    for path, figure in zip(pictures, shift_figures(sweeps).values(), strict=False):
         path.parent.mkdir(parents=True, exist_ok=True)
         save(figure, path)
     (split,) = {sweep.split for sweep in sweeps.values()}
     runs = [described(name, sweep) | trainings[name] for name, sweep in sweeps.items()]
     return {"split": split, "runs": runs}
-
-
-def draw(sweeps: dict[str, ShiftSweep]) -> tuple[Any, Any]:
-    """The maps, and accuracy over the distance."""
-    first = next(iter(sweeps.values()))
-    accuracy = {name: sweep.counts.accuracy for name, sweep in sweeps.items()}
-    consistency = {name: sweep.counts.consistency for name, sweep in sweeps.items()}
-    rings = {name: sweep.rings(accuracy[name]) for name, sweep in sweeps.items()}
-    maps = shift_maps(first.offsets, accuracy, consistency)
-    return maps, distance_curves(first.distances, rings)
 
 
 def training(folder: Path) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def shift(
         out.mkdir(parents=True, exist_ok=True)
         file = "corruption.json" if kinds else "shift.json"
         (out / file).write_text(json_module.dumps(content) + "\n")
-        for file, figure in (_corruption_figures if kinds else _shift_figures)(sweeps).items():
+        for file, figure in (_corruption_figures if kinds else shift_figures)(sweeps).items():
             save(figure, out / file)
     if json:
         print(json_module.dumps(content))
@@ -104,7 +104,8 @@ def _corruptions(given: str) -> Sequence[str]:
     return (given,)
 
 
-def _shift_figures(sweeps: Mapping[str, ShiftSweep]) -> dict[str, Any]:
+def shift_figures(sweeps: Mapping[str, ShiftSweep]) -> dict[str, Any]:
+    """The maps, and accuracy over the distance, by the names of their files."""
     first = next(iter(sweeps.values()))
     accuracy = {name: sweep.counts.accuracy for name, sweep in sweeps.items()}
     consistency = {name: sweep.counts.consistency for name, sweep in sweeps.items()}

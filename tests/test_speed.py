@@ -299,7 +299,7 @@ def test_layers_are_timed_beside_those_of_pytorch(name: Any) -> None:
     peer = Peer(task, VARIANTS["channels_last"])
     theirs = torch_layer_worker.benchmarks(task, peer)
     ours = list(layer_worker.benchmarks(task))
-    assert [layer for layer in theirs if layer in ours] == ours
+    assert [layer for layer in theirs if layer in ours] == ours == list(theirs)
     assert next(iter(theirs)) == ours[0]  # the gradient of whose input neither computes
     for each in theirs.values():
         each.run(1)

@@ -25,6 +25,7 @@ from cnn_jax.train import Options
 from experiments.report import program
 from experiments.speed import networks
 from experiments.speed.driver import (
+    OURS,
     Worker,
     WorkerFailed,
     check,
@@ -42,7 +43,6 @@ VARIANTS = {
     "cpu": ("eager", "fused", "channels_last", "compiled"),
     "gpu": ("channels_last", "graphs"),
 }
-OURS = "jax"  # other names are the peer's variants, but for
 DETERMINISTIC = "deterministic"  # ours with `--deterministic`, training only, on GPUs
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from cnn_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
+OURS = "jax"  # of the contestants; others are the peer's variants
 CACHE = "JAX_COMPILATION_CACHE_DIR"  # with which compiling would take no time
 PEERS_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 DEVICES = "--xla_force_host_platform_device_count"

@@ -12,30 +12,26 @@ from experiments.speed.task import Task
 from experiments.speed.torch_worker import VARIANTS, Peer, about, set_up
 from experiments.speed.worker import Benchmark, serve
 
+# What has a counterpart among our modules; activations, dropout and reshaping have none.
+LAYERS = (nn.Conv2d, nn.Linear, nn.LocalResponseNorm, nn.MaxPool2d, nn.AvgPool2d)
+
 
 def benchmarks(task: Task, peer: Peer) -> dict[str, Benchmark]:
-    """Every layer by its name, in the network's order, on what reaches it of a batch of noise.
+    """Every layer by its name, in the network's order, on what reaches it of a batch of noise."""
+    layers = {name: each for name, each in peer.net.named_children() if isinstance(each, LAYERS)}
+    inputs: dict[nn.Module, torch.Tensor] = {}
 
-    What comes before the first layer with parameters (padding, flattening) is part of no layer.
-    """
-    found: dict[str, tuple[nn.Module, torch.Tensor]] = {}
-    for name, layer in peer.net.named_children():
+    def note(layer: nn.Module, arguments: tuple[torch.Tensor]) -> None:
+        inputs[layer] = arguments[0].detach()
 
-        def note(layer: nn.Module, arguments: tuple[torch.Tensor], name: str = name) -> None:
-            found[name] = layer, arguments[0].detach()
-
-        layer.register_forward_pre_hook(note)
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers.values()]
     peer.logits(torch.arange(task.batch_size, device=peer.device))
-    for layer, _ in found.values():
-        layer._forward_pre_hooks.clear()
-    names = list(found)
-    first = next(
-        n for n, name in enumerate(names) if any(True for _ in found[name][0].parameters())
-    )
-    layers = {name: found[name] for name in names[first:]}
+    for hook in hooks:
+        hook.remove()
+    first = next(iter(layers.values()))  # the gradient of the image is not needed
     return {
-        name: benchmark(peer, layer, x.requires_grad_(name != names[first]))
-        for name, (layer, x) in layers.items()
+        name: benchmark(peer, layer, inputs[layer].requires_grad_(layer is not first))
+        for name, layer in layers.items()
     }
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnn_jax.models.winograd import Pads, Pair, convolve_winograd
+from cnn_jax.models.winograd import Pads, Pair, convolve_winograd, output_size
 
 
 def convolve_on_cpu(
@@ -41,11 +41,8 @@ def _winograd_tile(x: jax.Array, kernel: jax.Array, pads: Pads) -> int:
     With few maps the sums that transform them take longer than the products that they save.
     """
     height, width, *maps = kernel.shape
-    outputs = [
-        length + sum(pad) - size + 1
-        for length, pad, size in zip(x.shape[1:3], pads, (height, width), strict=True)
-    ]
-    if x.dtype == jnp.bfloat16 or min(maps) < 48 or min(outputs) < height:
+    small = min(output_size(x, kernel, pads)) < height  # zeros would be most of what tiles see
+    if x.dtype == jnp.bfloat16 or min(maps) < 48 or small:
         return 0
     return {(3, 3): 2, (5, 5): 3}.get((height, width), 0)
 
@@ -133,9 +130,8 @@ def convolve_bands(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
     columns in excess are dropped.
     """
     kernel_height, kernel_width, _, features = kernel.shape
-    batch, height, width, channels = x.shape
-    rows = height + sum(pads[0]) - kernel_height + 1
-    columns = width + sum(pads[1]) - kernel_width + 1
+    batch, _, _, channels = x.shape
+    rows, columns = output_size(x, kernel, pads)
     block = columns if columns <= 10 else next((n for n in range(4, 9) if columns % n == 0), 4)
     blocks = -(-columns // block)
     left, right = pads[1]

@@ -1,8 +1,7 @@
 """Convolution of small kernels with fewer multiplications, as matrix products.
 
 Sources: Winograd (1980), Arithmetic complexity of computations; Lavin and Gray (2016), Fast
-algorithms for convolutional neural networks, CVPR, sections 4 and 5. Of NVIDIA's cuDNN and Intel's
-NNPACK it is one of the algorithms for float32.
+algorithms for convolutional neural networks, CVPR, sections 4 and 5.
 
 The output is cut into tiles of `tile` pixels a side. Two polynomials of degrees tile - 1 and r - 1
 multiply by their values at tile + r - 1 points; a tile of the output of a kernel of r taps is the
@@ -58,7 +57,7 @@ def matrices(tile: int, taps: int) -> _Matrices:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def convolve_winograd(x: jax.Array, kernel: jax.Array, pads: Pads, tile: int = 2) -> jax.Array:
+def convolve_winograd(x: jax.Array, kernel: jax.Array, pads: Pads, tile: int) -> jax.Array:
     """Convolution of stride 1, the same values as `operators.convolve` gives but for rounding.
 
     In float32 the largest error, as a share of the largest value, is some 1e-6 for tiles of 2 and
@@ -70,7 +69,7 @@ def convolve_winograd(x: jax.Array, kernel: jax.Array, pads: Pads, tile: int = 2
         kernel: [h, w, C, D].
         tile: pixels a side, at most 8 less the kernel's larger side.
     """
-    (rows, columns), (height, width) = _matrices_of(kernel, tile), _output_size(x, kernel, pads)
+    (rows, columns), (height, width) = _matrices_of(kernel, tile), output_size(x, kernel, pads)
     maps = _transform(rows.input, columns.input, _windows(x, kernel, pads, tile))
     kernels = _transform(rows.kernel, columns.kernel, [list(taps) for taps in kernel])
     products = _each(jnp.matmul, maps, kernels)
@@ -117,14 +116,15 @@ def _matrices_of(kernel: jax.Array, tile: int) -> tuple[_Matrices, _Matrices]:
     return matrices(tile, kernel.shape[0]), matrices(tile, kernel.shape[1])
 
 
-def _output_size(x: jax.Array, kernel: jax.Array, pads: Pads) -> Pair:
+def output_size(x: jax.Array, kernel: jax.Array, pads: Pads) -> Pair:
+    """Rows and columns of what a kernel [h, w, C, D] makes of x [B, H, W, C] with stride 1."""
     height, width = (x.shape[1 + i] + sum(pads[i]) - kernel.shape[i] + 1 for i in (0, 1))
     return height, width
 
 
 def _windows(x: jax.Array, kernel: jax.Array, pads: Pads, tile: int) -> Grid:
     """The pixels that tiles are computed from: [tile + h - 1][tile + w - 1] of [B, I, J, C]."""
-    counts = [-(-size // tile) for size in _output_size(x, kernel, pads)]
+    counts = [-(-size // tile) for size in output_size(x, kernel, pads)]
     windows = [tile + taps - 1 for taps in kernel.shape[:2]]
     spans = [
         (before, count * tile + window - tile - length - before, 0)

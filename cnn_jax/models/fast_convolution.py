@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnn_jax.models.winograd import Pads, Pair, convolve_winograd, output_size
+from cnn_jax.models.geometry import Pads, Pair, backward, output_size
+from cnn_jax.models.winograd import convolve_winograd
 
 
 def convolve_on_cpu(
@@ -189,21 +190,14 @@ def _convolve_forward(x, kernel, strides: Pair, pads: Pads):
 
 def _convolve_backward(strides: Pair, pads: Pads, residuals, dy: jax.Array):
     x, kernel = residuals
-    x_pads, kernel_pads = [], []
-    for axis in (0, 1):
-        size, window, before = x.shape[1 + axis], kernel.shape[axis], pads[axis][0]
-        span = (dy.shape[1 + axis] - 1) * strides[axis] + 1
-        x_pads.append((window - 1 - before, size + before - span))
-        kernel_pads.append((before, span + window - 1 - size - before))
-    # Each input pixel collects the outputs that it went into: the kernel turned by 180 degrees.
+    turned, x_pads = backward(x, kernel, dy, strides, pads)
     dx = lax.conv_general_dilated(
-        dy,
-        jnp.flip(kernel, (0, 1)).swapaxes(2, 3),
-        (1, 1),
-        x_pads,
-        lhs_dilation=strides,
-        dimension_numbers=_DIMENSIONS,
+        dy, turned, (1, 1), x_pads, lhs_dilation=strides, dimension_numbers=_DIMENSIONS
     )
+    kernel_pads = [
+        (size - 1 - before, size - 1 - after)  # what x was padded by, less what no window reached
+        for size, (before, after) in zip(kernel.shape[:2], x_pads, strict=True)
+    ]
     count = _gradient_parts(x.shape[0], dy.shape[1] * dy.shape[2])
     parts = [
         lax.conv_general_dilated(

@@ -19,7 +19,8 @@ import numpy as np
 from jax import lax
 
 from cnn_jax.models import fast_forms
-from cnn_jax.models.fast_convolution import Pads, Pair, convolve_on_cpu, convolve_on_gpu
+from cnn_jax.models.fast_convolution import convolve_on_cpu, convolve_on_gpu
+from cnn_jax.models.geometry import Pads, Pair
 
 
 def convolve(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads, groups: int) -> jax.Array:

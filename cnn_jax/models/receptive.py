@@ -20,11 +20,11 @@ import numpy as np
 from jax import Array
 
 from cnn_jax.errors import UserError
+from cnn_jax.models.geometry import Pair
 from cnn_jax.models.inside import layer_output
 from cnn_jax.models.operators import plain_forms
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right; the last two excluded
-Pair = tuple[int, int]
 
 GRID = 64  # images grow by multiples of it, so that strides up to it, and "SAME", fall as they did
 WEIGHT = 0.25  # of biases and scales: activations stay where tanh is not flat

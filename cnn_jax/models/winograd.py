@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-Pair = tuple[int, int]
-Pads = tuple[Pair, Pair]
+from cnn_jax.models.geometry import Pads, backward, output_size
+
 Grid = list[list[jax.Array]]  # arrays of one shape, by row and column
 
 # The points besides infinity. The first three are the usual ones, the others chosen for 5 taps
@@ -86,15 +86,7 @@ def _forward(x, kernel, pads: Pads, tile: int):
 
 def _backward(pads: Pads, tile: int, residuals, dy: jax.Array):
     x, kernel = residuals
-    # Each input pixel collects the outputs that it went into: the kernel turned by 180 degrees.
-    turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    back = [
-        (size - 1 - before, length + before - outputs)
-        for size, length, (before, _), outputs in zip(
-            kernel.shape, x.shape[1:3], pads, dy.shape[1:3], strict=False
-        )
-    ]
-    dx = convolve_winograd(dy, turned, (back[0], back[1]), tile)
+    dx = convolve_winograd(dy, *backward(x, kernel, dy, (1, 1), pads), tile)
 
     rows, columns = _matrices_of(kernel, tile)
     maps = _transform(rows.input, columns.input, _windows(x, kernel, pads, tile))
@@ -114,12 +106,6 @@ def _over_positions(x: jax.Array, y: jax.Array) -> jax.Array:
 
 def _matrices_of(kernel: jax.Array, tile: int) -> tuple[_Matrices, _Matrices]:
     return matrices(tile, kernel.shape[0]), matrices(tile, kernel.shape[1])
-
-
-def output_size(x: jax.Array, kernel: jax.Array, pads: Pads) -> Pair:
-    """Rows and columns of what a kernel [h, w, C, D] makes of x [B, H, W, C] with stride 1."""
-    height, width = (x.shape[1 + i] + sum(pads[i]) - kernel.shape[i] + 1 for i in (0, 1))
-    return height, width
 
 
 def _windows(x: jax.Array, kernel: jax.Array, pads: Pads, tile: int) -> Grid:

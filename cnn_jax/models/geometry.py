@@ -1,0 +1,29 @@
+"""Rows and columns of a convolution: how many come out, and the convolution that leads back."""
+
+import jax
+import jax.numpy as jnp
+
+Pair = tuple[int, int]  # along rows and columns
+Pads = tuple[Pair, Pair]  # (before, after) of each
+
+
+def output_size(x: jax.Array, kernel: jax.Array, pads: Pads) -> Pair:
+    """Rows and columns of what a kernel [h, w, C, D] makes of x [B, H, W, C] with stride 1."""
+    height, width = (x.shape[1 + i] + sum(pads[i]) - kernel.shape[i] + 1 for i in (0, 1))
+    return height, width
+
+
+def backward(
+    x: jax.Array, kernel: jax.Array, dy: jax.Array, strides: Pair, pads: Pads
+) -> tuple[jax.Array, Pads]:
+    """The kernel [h, w, D, C] and the pads by which dy [B, H', W', D] becomes the gradient of x.
+
+    Each pixel of x collects the outputs that it went into: the kernel turned by 180 degrees, with
+    stride 1. Where `strides` were larger, zeros stand between the pixels of dy (`lhs_dilation`).
+    """
+    back = []
+    for axis in (0, 1):
+        size, window, before = x.shape[1 + axis], kernel.shape[axis], pads[axis][0]
+        span = (dy.shape[1 + axis] - 1) * strides[axis] + 1
+        back.append((window - 1 - before, size + before - span))
+    return jnp.flip(kernel, (0, 1)).swapaxes(2, 3), (back[0], back[1])

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnn_jax.models.geometry import Pads, Pair, backward, output_size
+from cnn_jax.models.geometry import Pads, Pair, adjoint, output_size
 from cnn_jax.models.winograd import convolve_winograd
 
 
@@ -190,7 +190,7 @@ def _convolve_forward(x, kernel, strides: Pair, pads: Pads):
 
 def _convolve_backward(strides: Pair, pads: Pads, residuals, dy: jax.Array):
     x, kernel = residuals
-    turned, x_pads = backward(x, kernel, dy, strides, pads)
+    turned, x_pads = adjoint(x, kernel, dy, strides, pads)
     dx = lax.conv_general_dilated(
         dy, turned, (1, 1), x_pads, lhs_dilation=strides, dimension_numbers=_DIMENSIONS
     )

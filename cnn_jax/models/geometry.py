@@ -13,7 +13,7 @@ def output_size(x: jax.Array, kernel: jax.Array, pads: Pads) -> Pair:
     return height, width
 
 
-def backward(
+def adjoint(
     x: jax.Array, kernel: jax.Array, dy: jax.Array, strides: Pair, pads: Pads
 ) -> tuple[jax.Array, Pads]:
     """The kernel [h, w, D, C] and the pads by which dy [B, H', W', D] becomes the gradient of x.

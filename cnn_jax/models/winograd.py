@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cnn_jax.models.geometry import Pads, Pair, backward, output_size
+from cnn_jax.models.geometry import Pads, Pair, adjoint, output_size
 
 # The points besides infinity. The first three are the usual ones, the others chosen for 5 taps
 # among small fractions, by what float32 loses.
@@ -85,7 +85,7 @@ def _forward(x, kernel, pads: Pads, tile: int):
 
 def _backward(pads: Pads, tile: int, residuals, dy: jax.Array):
     x, kernel = residuals
-    dx = convolve_winograd(dy, *backward(x, kernel, dy, (1, 1), pads), tile)
+    dx = convolve_winograd(dy, *adjoint(x, kernel, dy, (1, 1), pads), tile)
 
     rows, columns = _matrices_of(kernel, tile)
     size = output_size(x, kernel, pads)

@@ -23,7 +23,7 @@ from cnn_jax import parallel
 from cnn_jax.data.corrupt import SEVERITIES, corruption
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate import Trained
-from cnn_jax.feed import evaluation_blocks, fetch, open_feed
+from cnn_jax.feed import Told, evaluation_blocks, fetch, open_feed, tell_nobody
 from cnn_jax.metrics import accuracy
 from cnn_jax.parallel import AXIS
 from cnn_jax.step import evaluation_logits, example_keys
@@ -31,11 +31,6 @@ from cnn_jax.step import evaluation_logits, example_keys
 Padding = Literal["zeros", "edge"]
 # (keys [b], images uint8 [b, H, W, C]) -> a function of one of the views -> images [b, H, W, C]
 Views = Callable[[Array, Array], Callable[[Array], Array]]
-Told = Callable[[int, int], object]  # of how many examples are done, of how many
-
-
-def _quiet(done: int, examples: int) -> None:
-    pass
 
 
 @dataclass(frozen=True)
@@ -155,7 +150,7 @@ def sweep_shifts(
     padding: Padding = "zeros",
     split: str | None = None,
     batch_size: int = 250,
-    told: Told = _quiet,
+    told: Told = tell_nobody,
 ) -> ShiftSweep:
     """Count what is recognised of images moved by up to `max_shift` pixels along each axis.
 
@@ -182,7 +177,7 @@ def sweep_corruptions(
     names: Sequence[str] = tuple(SEVERITIES),
     split: str | None = None,
     batch_size: int = 250,
-    told: Told = _quiet,
+    told: Told = tell_nobody,
 ) -> CorruptionSweep:
     """Count what is recognised of corrupted images; arguments: `sweep_shifts`'s.
 

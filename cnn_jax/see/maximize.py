@@ -1,7 +1,6 @@
 """The patches of a dataset that excite a unit of a trained network most."""
 
 import heapq
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,18 +12,12 @@ from jax import Array, lax
 from cnn_jax import parallel
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate import Trained
-from cnn_jax.feed import evaluation_blocks, fetch, open_feed
+from cnn_jax.feed import Told, evaluation_blocks, fetch, open_feed, tell_nobody
 from cnn_jax.models.inside import layer_output, layer_shapes
 from cnn_jax.models.receptive import Box, receptive_field
 from cnn_jax.parallel import AXIS
 from cnn_jax.see.network import chosen, prepared
 from cnn_jax.step import prepare_images
-
-Told = Callable[[int, int], object]  # of how many examples are done, of how many
-
-
-def _quiet(done: int, examples: int) -> None:
-    pass
 
 
 @dataclass(frozen=True)
@@ -51,7 +44,7 @@ def maximize(
     count: int = 9,
     split: str | None = None,
     batch_size: int = 250,
-    told: Told = _quiet,
+    told: Told = tell_nobody,
 ) -> list[Excited]:
     """The `count` examples that excite a unit most, the strongest first; each at its best place.
 

@@ -70,7 +70,7 @@ def convolve_winograd(x: jax.Array, kernel: jax.Array, pads: Pads, tile: int) ->
     rows, columns = _matrices_of(kernel, tile)
     height, width = output_size(x, kernel, pads)
     taps = partial(jnp.unstack, axis=1)
-    kernels = _transform(rows.kernel, columns.kernel, kernel, taps, taps)
+    kernels = _transform(rows.kernel, columns.kernel, taps(kernel), by_row=taps)
     maps = _transform_tiles(rows.input, columns.input, x, pads, (height, width), tile)
     products = [_multiply(*pair) for pair in zip(maps, kernels, strict=True)]
     lines = _stack_sums(rows.output.T, products, axis=3)  # [m, B, I, tile, J, D]
@@ -143,25 +143,23 @@ def _transform_tiles(
     return _transform(
         rows,
         columns,
-        x,
-        partial(pixels, count=across, seen=columns.shape[1]),
-        partial(pixels, count=down, seen=rows.shape[1]),
+        pixels(x, across, columns.shape[1]),
+        by_row=partial(pixels, count=down, seen=rows.shape[1]),
     )
 
 
 def _transform(
     rows: np.ndarray,
     columns: np.ndarray,
-    x: jax.Array,
-    by_column: Callable[[jax.Array], Sequence[jax.Array]],
+    x: Sequence[jax.Array],
     by_row: Callable[[jax.Array], Sequence[jax.Array]],
 ) -> list[jax.Array]:
-    """rows [n, h] @ y @ columns.T [w, m], where the entries of y are arrays: n of them, [m, ...].
+    """rows [n, h] @ x @ columns.T [w, m], where the entries of x are arrays: n of them, [m, ...].
 
-    `by_column` takes x apart into the w columns of y; their sums are stacked as a first axis, and
-    `by_row` takes these into h rows. The barrier has them computed once, not in each row's sum.
+    x is given as its w columns. Their sums are stacked as a first axis, and `by_row` takes these
+    apart into h rows. The barrier has them computed once, not in each row's sum.
     """
-    lines = lax.optimization_barrier(_stack_sums(columns, by_column(x), axis=0))
+    lines = lax.optimization_barrier(_stack_sums(columns, x, axis=0))
     return [_sum(weights, by_row(lines)) for weights in rows]
 
 

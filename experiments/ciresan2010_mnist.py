@@ -34,7 +34,8 @@ class Config:
     learning_rate: float = 0.05  # plain gradient descent, a constant factor lower in each epoch
     final_learning_rate: float = 0.0005
     scale: float = 0.175
-    angle: float = 15.0  # degrees of rotation and shear (one of them in the paper); half for 1, 7
+    angle: float = 15.0  # degrees of rotation and of shear; half for 1 and 7
+    either: bool = False  # rotate or shear, as in the paper, else both
     sigma: float = 5.5  # pixels
     alpha: float = 37.0
     seed: int = 0
@@ -45,11 +46,10 @@ def build(config: Config, data_dir: Path | None = None) -> Experiment:
     examples = dataset.num_examples(config.train_split)
     epoch = epochs_to_steps(1, examples, config.batch_size)
     rate = shrinking(config.learning_rate, config.final_learning_rate, config.epochs, epoch)
-    to_29x29 = pad(0, 1, 0, 1)
 
     def deformed(key, image, label):
         angle = config.angle * jnp.where((label == 1) | (label == 7), 0.5, 1.0)
-        affine = {"scale": config.scale, "shear": angle, "rotation": angle}
+        affine = {"scale": config.scale, "shear": angle, "rotation": angle, "either": config.either}
         return deform(key, image, **affine, sigma=config.sigma, alpha=config.alpha)
 
     return Experiment(
@@ -61,8 +61,8 @@ def build(config: Config, data_dir: Path | None = None) -> Experiment:
         batch_size=config.batch_size,
         steps=epochs_to_steps(config.epochs, examples, config.batch_size),
         seed=config.seed,
-        train_transforms=[to_29x29, ByLabel(deformed)],
-        eval_transforms=[to_29x29],
+        train_transforms=[pad(0, 1, 0, 1), ByLabel(deformed)],
+        eval_transforms=[pad(0, 1, 0, 1)],  # to 29x29
     )
 
 

@@ -143,6 +143,19 @@ def test_zero_ranges_are_the_identity(dtype: type, sigma: float | None) -> None:
     np.testing.assert_array_equal(outcome, IMAGES)
 
 
+def test_either_shears_or_rotates_and_does_neither_always() -> None:
+    keys, image = jax.random.split(jax.random.key(1), 60), IMAGES[0]
+
+    @partial(jax.jit, static_argnames="either")
+    def draws(shear: float, rotation: float, either: bool = False) -> jax.Array:
+        turns = {"shear": shear, "rotation": rotation, "either": either}
+        return jax.vmap(lambda key: deform.deform(key, image, scale=0.2, **turns))(keys)
+
+    sheared, rotated, one = draws(10.0, 0.0), draws(0.0, 15.0), draws(10.0, 15.0, either=True)
+    same = [np.all(np.asarray(one == other), (1, 2, 3)) for other in (sheared, rotated)]
+    assert np.all(same[0] ^ same[1]) and 18 <= same[0].sum() <= 42  # 60 tosses, 3.1 deviations
+
+
 def test_an_example_does_not_depend_on_its_neighbours() -> None:
     together = deformed(KEYS, IMAGES, RANGES)
     turned = deformed(KEYS[::-1], IMAGES[::-1], RANGES)

@@ -26,6 +26,7 @@ def random_deformation(
     scale: float = 0.0,
     shear: float = 0.0,
     rotation: float = 0.0,
+    either: bool = False,
     alpha: float = 0.0,
     sigma: float | None = None,
 ) -> Transform:
@@ -50,7 +51,7 @@ def random_deformation(
         raise UserError("alpha needs sigma, the smoothness of the elastic field in pixels")
 
     def transform(key: jax.Array | None, image: jax.Array) -> jax.Array:
-        return deform(given(key), image, sigma=sigma, **ranges)
+        return deform(given(key), image, either=either, sigma=sigma, **ranges)
 
     return transform
 
@@ -63,6 +64,7 @@ def deform(
     scale: ArrayLike = 0.0,
     shear: ArrayLike = 0.0,
     rotation: ArrayLike = 0.0,
+    either: bool = False,
     alpha: ArrayLike = 0.0,
     sigma: float | None = None,
 ) -> jax.Array:
@@ -77,6 +79,7 @@ def deform(
         scale: fraction: height and width are multiplied by 1 - scale .. 1 + scale, separately.
         shear: degrees from the vertical by which upright strokes lean to the right or left.
         rotation: degrees.
+        either: shear or rotate, each image by the toss of a coin, as Ciresan et al. do; else both.
         alpha: pixels by which the smoothed field of `elastic_field` is multiplied. The displacement
             has a standard deviation of alpha / (sigma * sqrt(12 * pi)) along each axis: 1.38 pixels
             for Simard's sigma = 4, alpha = 34.
@@ -96,7 +99,9 @@ def deform(
         rows, columns = rows + down, columns + right
     elif not (isinstance(alpha, int | float) and alpha == 0):
         raise ValueError("alpha needs sigma")
-    u = jax.random.uniform(affine_key, (6,), minval=-1, maxval=1)
+    u = jax.random.uniform(affine_key, (6 + either,), minval=-1, maxval=1)
+    if either:
+        shear, rotation = jnp.where(u[6] > 0, shear, 0.0), jnp.where(u[6] > 0, 0.0, rotation)
     rows, columns = affine_sources(
         rows,
         columns,

@@ -18,7 +18,7 @@ from cnn_jax.data import load_dataset
 from cnn_jax.data.augment import pad
 from cnn_jax.data.deform import random_deformation
 from cnn_jax.experiment import Experiment, epochs_to_steps
-from cnn_jax.models import SimardConvNet, SimardMLP
+from cnn_jax.models import SimardConvNet, SimardMLP, operators
 from cnn_jax.optim import shrinking
 from cnn_jax.train import Options
 
@@ -31,7 +31,7 @@ class Config:
     network: Literal["mlp", "convnet"] = "convnet"
     deformation: Literal["none", "affine", "elastic", "both"] = "elastic"
     alpha: float = 20.4  # of the elastic field: 0.83 pixels, 34 times a field of norm 1
-    units: Literal["tanh", "relu"] = "tanh"  # of jax.nn
+    units: Literal["tanh", "relu"] = "tanh"
     deviation: float = 0.05  # of the weights at first
     dataset: str = "mnist"
     train_split: str = "train"
@@ -45,13 +45,13 @@ class Config:
 
 def build(config: Config, data_dir: Path | None = None) -> Experiment:
     dataset = load_dataset(config.dataset, data_dir)
-    size = dataset.num_examples(config.train_split)
+    size, elastic = dataset.num_examples(config.train_split), {"sigma": 4, "alpha": config.alpha}
     epoch, steps = (epochs_to_steps(n, size, config.batch_size) for n in (1, config.epochs))
     rate = shrinking(config.learning_rate, config.final_learning_rate, config.epochs, epoch)
-    elastic = {"sigma": 4, "alpha": config.alpha}
     kinds = {"none": [], "affine": [AFFINE], "elastic": [elastic], "both": [MILDER | elastic]}
     padding = [] if config.network == "mlp" else [pad(0, 1, 0, 1)]  # 29x29 for the convolutions
-    units, weights = getattr(jax.nn, config.units), jax.nn.initializers.normal(config.deviation)
+    units = {"tanh": operators.tanh, "relu": jax.nn.relu}[config.units]
+    weights = jax.nn.initializers.normal(config.deviation)
     return Experiment(
         model=(SimardConvNet if padding else SimardMLP)(activation=units, kernel_init=weights),
         optimizer=optax.sgd(rate),

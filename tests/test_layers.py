@@ -324,6 +324,25 @@ def test_local_response_norm_has_the_constants_of_the_paper():
     assert_close(y, slow_local_response_norm(x, k=2, n=5, alpha=1e-4, beta=0.75))
 
 
+def test_tanh_is_that_of_numpy_and_never_beyond_one():
+    x = np.concatenate([np.linspace(-12, 12, 480_001), np.geomspace(1e-30, 1, 2001)])
+    x = x.astype(np.float32)
+    y, exact = np.asarray(jax.jit(CPU.tanh)(x), np.float64), np.tanh(x.astype(np.float64))
+    np.testing.assert_allclose(y, exact, rtol=4e-7, atol=0)
+    assert np.abs(y).max() < 1
+    edges = jax.jit(CPU.tanh)(jnp.array([jnp.nan, jnp.inf, -jnp.inf, 0.0]))
+    np.testing.assert_allclose(edges, [np.nan, 1, -1, 0], rtol=4e-7)  # not a number stays seen
+
+
+def test_tanh_has_the_derivatives_of_xlas():
+    x = jnp.linspace(-9, 9, 1001)
+    own, plain = (
+        (f, jax.vmap(jax.grad(f)), jax.vmap(jax.grad(jax.grad(f)))) for f in (CPU.tanh, PLAIN.tanh)
+    )
+    for a, b in zip(own, plain, strict=True):
+        np.testing.assert_allclose(jax.jit(a)(x), jax.jit(b)(x), atol=2e-6)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_forms_keep_bfloat16(backend):
     forms = operators.forms(backend)
@@ -337,6 +356,7 @@ def test_forms_keep_bfloat16(backend):
             forms.max_pool(x, 3, 2),
             forms.avg_pool(x, 2, 2),
             forms.local_response_norm(x, *NORMS[1]),
+            forms.tanh(x),
         )
 
     for coarse, fine in zip(every_form(half, half_kernel), every_form(x, kernel), strict=True):

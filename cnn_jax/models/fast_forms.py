@@ -1,4 +1,4 @@
-"""Pooling, normalisation and dense products in forms that XLA runs faster than its own operators.
+"""Pooling, normalisation, tanh and dense products in forms that XLA runs faster than its own.
 
 Same arguments and same values, within rounding, as the functions of the same names in `operators`,
 whose docstrings say what they compute; these say why another form is faster. All were chosen by
@@ -12,6 +12,7 @@ from functools import partial, reduce
 import jax
 import jax.numpy as jnp
 from jax import lax
+from numpy.polynomial import Polynomial
 
 
 @jax.custom_vjp
@@ -121,3 +122,35 @@ def local_response_norm(x: jax.Array, k: float, n: int, alpha: float, beta: floa
     else:
         factor = jnp.power(scale, -beta)
     return x * factor.astype(x.dtype)
+
+
+def _lambert(terms: int) -> tuple[list[float], list[float]]:
+    """Coefficients of P and Q, of rising powers of x squared: tanh x is nearly x P / Q.
+
+    Lambert's continued fraction x / (1 + x^2 / (3 + x^2 / (5 + ...))) of so many terms.
+    """
+    p, q = Polynomial([1.0]), Polynomial([2.0 * terms - 1])
+    for odd in range(2 * terms - 3, 0, -2):
+        p, q = q, odd * q + Polynomial([0.0, 1.0]) * p
+    return [float(c) for c in p.coef / q.coef[0]], [float(c) for c in q.coef / q.coef[0]]
+
+
+LAMBERT = _lambert(13)
+
+
+@jax.custom_jvp
+def tanh(x: jax.Array) -> jax.Array:
+    """Of float32 by additions, products and a division, within 4e-7 and never beyond 1.
+
+    XLA's, which is as exact, takes two to four times as long where a bias is added on the way. From
+    8 on, where 3e-7 is missing to 1, the value stays.
+    """
+    if x.dtype != jnp.float32:
+        return jnp.tanh(x)
+    x = lax.clamp(jnp.float32(-8), x, jnp.float32(8))
+    square = x * x
+    top, bottom = (reduce(lambda y, c: y * square + c, reversed(part)) for part in LAMBERT)
+    return x * top / bottom
+
+
+tanh.defjvps(lambda dx, y, x: dx * (1 - y * y))

@@ -16,7 +16,7 @@ from flax.typing import Initializer
 from jax import lax
 from jax.typing import DTypeLike
 
-from cnn_jax.models.operators import forms
+from cnn_jax.models.operators import forms, tanh
 
 Table = Sequence[Sequence[int]]  # of each output map, the input maps that it sees
 
@@ -26,7 +26,7 @@ def scaled_tanh(x: jax.Array) -> jax.Array:
 
     Source: LeCun et al. (1989), section 3; LeCun et al. (1998), section II.B and appendix A.
     """
-    return 1.7159 * jnp.tanh(x * (2 / 3))
+    return 1.7159 * tanh(x * (2 / 3))
 
 
 def uniform_fan_in(limit: float = 2.4, power: float = 1.0) -> Initializer:

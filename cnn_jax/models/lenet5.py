@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from cnn_jax.models.layers import AvgPool, Conv, check_image_size
+from cnn_jax.models.operators import tanh
 
 
 class LeNet5(nn.Module):
@@ -42,7 +43,7 @@ class LeNet5(nn.Module):
     """
 
     classes: int = 10
-    activation: Callable[[jax.Array], jax.Array] = nn.tanh
+    activation: Callable[[jax.Array], jax.Array] = tanh
     padding: int = 2
     dtype: DTypeLike = jnp.float32
 

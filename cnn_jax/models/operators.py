@@ -1,9 +1,9 @@
 """What the layers compute, as pure functions, and the choice of their form by the hardware.
 
 Images and feature maps are [B, H, W, C], kernels [height, width, input channels / groups, output
-channels]. The functions here are XLA's own operators. Convolution, pooling, response normalisation
-and large dense products have other forms of the same values in `fast_convolution` and `fast_forms`;
-`forms` alone chooses between them.
+channels]. The functions here are XLA's own operators. Convolution, pooling, response normalisation,
+tanh and large dense products have other forms of the same values in `fast_convolution` and
+`fast_forms`; `forms` alone chooses between them.
 """
 
 import contextlib
@@ -108,6 +108,7 @@ class Forms(NamedTuple):
     avg_pool: Callable[..., jax.Array]
     dense_product: Callable[..., jax.Array]
     local_response_norm: Callable[..., jax.Array]
+    tanh: Callable[[jax.Array], jax.Array]
 
 
 _counted: ContextVar[bool] = ContextVar("counted", default=False)
@@ -133,10 +134,16 @@ def forms(backend: str | None = None) -> Forms:
             fast_forms.avg_pool,
             fast_forms.dense_product,
             fast_forms.local_response_norm,
+            fast_forms.tanh,
         )
     if backend == "gpu":
         # The gradient of the plain maximum selects and scatters, which XLA also refuses to compile
         # for GPUs when it is told to be deterministic (openxla/xla, determinism.md).
         pools = (fast_forms.max_pool, fast_forms.avg_pool)
-        return Forms(convolve_on_gpu, *pools, jnp.matmul, local_response_norm)
-    return Forms(convolve, max_pool, avg_pool, jnp.matmul, local_response_norm)
+        return Forms(convolve_on_gpu, *pools, jnp.matmul, local_response_norm, jnp.tanh)
+    return Forms(convolve, max_pool, avg_pool, jnp.matmul, local_response_norm, jnp.tanh)
+
+
+def tanh(x: jax.Array) -> jax.Array:
+    """The hyperbolic tangent, an activation, in the form that suits the hardware."""
+    return forms().tanh(x)

@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 
 from cnn_jax.models.layers import Conv, check_image_size
 from cnn_jax.models.mlp import MLP
+from cnn_jax.models.operators import tanh
 
 
 class SimardMLP(MLP):
@@ -28,7 +29,7 @@ class SimardMLP(MLP):
     The fields are those of `MLP`. activation and kernel_init: see `SimardConvNet`.
     """
 
-    activation: Callable[[jax.Array], jax.Array] = nn.tanh
+    activation: Callable[[jax.Array], jax.Array] = tanh
     kernel_init: Initializer = nn.initializers.normal(0.05)
 
 
@@ -56,7 +57,7 @@ class SimardConvNet(nn.Module):
     """
 
     classes: int = 10
-    activation: Callable[[jax.Array], jax.Array] = nn.tanh
+    activation: Callable[[jax.Array], jax.Array] = tanh
     kernel_init: Initializer = nn.initializers.normal(0.05)
     dtype: DTypeLike = jnp.float32
 

@@ -441,7 +441,7 @@ def test_growth_is_timed_drawn_and_tabled(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert all(task.training_only for task, _ in seen)
     text = table.growth(result)
     assert "| batch size | lenet5 | 8: 8, 32: 32, 128: 128, 512: 512 |\n" in text
-    row = "| 8 in one machine | alexnet2014 | 1e+03 ms | 244.4 MB | 0.95 ms | 100 % |\n"
+    row = "| 8 in one machine | alexnet2014 | 1,000 ms | 244.4 MB | 0.95 ms | 100 % |\n"
     assert row in text
     batches = [task.batch_size for task, _ in seen[:4]]
     assert batches == [8, 32, 128, 512]

@@ -121,8 +121,7 @@ def layers(record: Mapping[str, Any]) -> str:
     for run in record["runs"]:
         for row in run["layers"]:
             took = {
-                k: f"{1000 * run['batch_size'] * s['median']:.3g}"
-                for k, s in row["seconds"].items()
+                k: _milliseconds(run["batch_size"] * s["median"]) for k, s in row["seconds"].items()
             }
             theirs = ("-", "-", "-")
             if (best := row.get("best_peer")) is not None:
@@ -131,6 +130,11 @@ def layers(record: Mapping[str, Any]) -> str:
                 (f"{run['network']}, {run['batch_size']}", row["layer"], took["jax"], *theirs)
             )
     return markdown(rows)
+
+
+def _milliseconds(seconds: float) -> str:
+    """In three digits, or more where they are before the point."""
+    return f"{1000 * seconds:.3g}" if seconds < 1 else f"{1000 * seconds:,.0f}"
 
 
 def _ratio(part: Mapping[str, float]) -> str:
@@ -151,9 +155,9 @@ def growth(record: Mapping[str, Any]) -> str:
             (
                 row["devices"],
                 row["network"],
-                f"{1000 * row['step_seconds']:.3g} ms",
+                f"{_milliseconds(row['step_seconds'])} ms",
                 f"{row['gradient_bytes'] / 1e6:,.1f} MB",
-                f"{1000 * row['reduce_seconds']:.3g} ms",
+                f"{_milliseconds(row['reduce_seconds'])} ms",
                 f"{100 * row['efficiency']:.0f} %",
             )
         )

@@ -18,12 +18,12 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 20, 28, 3)).astype(np.uint8)
 KEYS = jax.random.split(jax.random.key(0), len(IMAGES))
 CENTRE = (9.5, 13.5)
-RANGES = {"shift": 2.0, "scale": 0.2, "shear": 10.0, "rotation": 15.0, "alpha": 34.0}
+RANGES: Any = {"shift": 2.0, "scale": 0.2, "shear": 10.0, "rotation": 15.0, "alpha": 34.0}
 
 
 @partial(jax.jit, static_argnames="sigma")
 def deformed(
-    keys: jax.Array, images: Any, ranges: dict[str, float], sigma: float | None = 4.0
+    keys: jax.Array, images: Any, ranges: dict[str, Any], sigma: float | None = 4.0
 ) -> jax.Array:
     """Each of images [B, H, W, C] under its key [B]. The ranges are traced: one compilation."""
     return jax.vmap(lambda key, image: deform.deform(key, image, sigma=sigma, **ranges))(
@@ -322,7 +322,7 @@ def test_gradient_with_respect_to_the_points_is_the_slope() -> None:
         ({"alpha": 34.0}, "alpha needs sigma"),
     ],
 )
-def test_wrong_ranges_are_refused(ranges: dict[str, float], message: str) -> None:
+def test_wrong_ranges_are_refused(ranges: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         random_deformation(**ranges)
 

@@ -155,7 +155,7 @@ RUNGS = (
         sizes_of(Ciresan2010(4), 29, 29, 1),
         [
             Result("ciresan2010_mnist-4", "0.35 %", "MNIST, deformed, 20 epochs"),
-            Result("ciresan2010_mnist-4-550", "0.35 %", "550 epochs, turned or sheared"),
+            Result("ciresan2010_mnist-4-550", "0.35 %", "550 epochs, rotated or sheared"),
         ],
         parameters="12.11 M",
     ),

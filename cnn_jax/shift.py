@@ -78,11 +78,6 @@ class ShiftSweep:
         ring = np.maximum(far[:, None], far[None])
         return np.array([values[ring == distance].mean() for distance in self.distances])
 
-    def unshifted(self) -> float:
-        """The accuracy on images as they are."""
-        middle = len(self.offsets) // 2
-        return float(self.counts.accuracy[middle, middle])
-
     def to_json(self) -> dict[str, Any]:
         """Accuracies and consistencies as nested lists: rows are shifts down, columns right."""
         accuracies, consistencies = self.counts.accuracy, self.counts.consistency

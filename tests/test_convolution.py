@@ -31,8 +31,9 @@ def test_the_feature_map_is_what_scipy_correlates(image: np.ndarray, size: Any) 
     )
     np.testing.assert_allclose(found.feature_map, expected, atol=1e-5)
     for place in [(0, 0), (2, 0), found.strongest]:
-        assert found.products(*place).shape == (*size, image.shape[-1])
-        assert found.products(*place).sum() == pytest.approx(found.feature_map[place], abs=1e-5)
+        assert found.patch(*place).shape == (*size, image.shape[-1])
+        products = found.patch(*place) * found.kernel
+        assert products.sum() == pytest.approx(found.feature_map[place], abs=1e-5)
     assert found.feature_map[found.strongest] == found.feature_map.max()
 
 
@@ -98,7 +99,8 @@ def test_one_place_shows_its_numbers() -> None:
     np.testing.assert_array_equal(shown["feature map of the kernel k"], found.feature_map)
     np.testing.assert_array_equal(shown["patch"], found.patch(2, 3)[..., 0])
     np.testing.assert_array_equal(shown["kernel"], KERNELS["top-edge"])
-    np.testing.assert_array_equal(shown["products"], found.products(2, 3)[..., 0])
+    products = found.patch(2, 3) * found.kernel
+    np.testing.assert_array_equal(shown["products"], products[..., 0])
     by_title = {ax.get_title(): ax for ax in figure.axes}
     image, signed = by_title["image"], by_title["feature map of the kernel k"]
     end = np.abs(found.feature_map).max()

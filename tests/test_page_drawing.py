@@ -27,13 +27,9 @@ SESSION = """(() => {
   byId("back").click();
   const back = Array.from(pad.image);
   byId("clear").click();
-  const times = [];
   for (let i = 0; i < 20; i++) {
-    const start = performance.now();
     stroke([2 + i / 5, 1 + i / 4], [2.5 + i / 5, 1.5 + i / 4]);
     refresh();
-    for (const { canvas } of canvases) canvas.getContext("2d").getImageData(0, 0, 1, 1);
-    times.push(performance.now() - start);
   }
   const ink = pad.image.reduce((a, b) => a + b, 0);
   choose({ stage: 3, unit: { map: 4, y: 2, x: 1 }, kept: true });
@@ -44,7 +40,7 @@ SESSION = """(() => {
   byId("step").click();
   byId("step").click();
   texts.push(byId("preset").value, byId("total").textContent);
-  return { first, moved, back, ink, texts, says: says(), times };
+  return { first, moved, back, ink, texts, says: says() };
 })()"""
 
 
@@ -59,7 +55,6 @@ def test_a_reader_draws_moves_looks_and_edits(networks: dict[str, Trained], tmp_
     assert unit.startswith("C3, map 5, row 3, column 2 · keptSum of 150 products")
     assert preset == "my own" and "row 1, column 2" in total
     assert found["ink"] > 5 and len(found["says"]) == 5
-    assert np.median(found["times"]) < 200  # a few times what an idle machine takes
 
 
 PEN = """(() => {

@@ -62,10 +62,6 @@ class Convolution:
         height, width = self.kernel.shape[:2]
         return self.image[row : row + height, column : column + width]
 
-    def products(self, row: int, column: int) -> np.ndarray:
-        """Patch times kernel [h, w, C]; their sum is the feature map there. Errors: `patch`'s."""
-        return self.patch(row, column) * self.kernel
-
 
 def convolve(image: np.ndarray, kernel: np.ndarray) -> Convolution:
     """Slide a kernel over an image by steps of one pixel, without padding.

@@ -22,7 +22,6 @@ from cnn_jax.commands import data
 from cnn_jax.commands.convolve import convolve
 from cnn_jax.commands.evaluate import evaluate
 from cnn_jax.commands.kernels import kernels
-from cnn_jax.commands.ladder import ladder
 from cnn_jax.commands.maps import maps
 from cnn_jax.commands.maximize import maximize
 from cnn_jax.commands.page import page
@@ -76,7 +75,6 @@ COMMANDS = {
     "kernels": kernels,
     "maximize": maximize,
     "data": data_command,
-    "ladder": ladder,
 }
 
 

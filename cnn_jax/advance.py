@@ -6,8 +6,8 @@ from typing import Any
 import jax
 from jax import Array, lax
 
-from cnn_jax import feed as feeds
-from cnn_jax import parallel
+from cnn_jax.devices import feed as feeds
+from cnn_jax.devices import parallel
 from cnn_jax.experiment import Experiment, over_members
 from cnn_jax.step import TrainState, train_step
 

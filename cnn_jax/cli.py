@@ -17,12 +17,13 @@ import jax
 import tyro
 from absl import logging as absl_logging
 
-from cnn_jax import allocator, compiled, parallel, runs
+from cnn_jax import runs
 from cnn_jax.data import content_sha256
+from cnn_jax.devices import allocator, compiled, parallel
+from cnn_jax.devices.signals import late_request
 from cnn_jax.errors import Stopped, UserError
 from cnn_jax.experiment import Experiment
-from cnn_jax.interrupt import late_request
-from cnn_jax.several import Several, folder_name, stack, unstacked
+from cnn_jax.seeds import Several, folder_name, stack, unstacked
 from cnn_jax.step import init_state
 from cnn_jax.train import Options, train
 
@@ -85,7 +86,7 @@ def main(
             each = result
         if parallel.is_primary() and options.stop_at is None:
             # Matplotlib and SciPy take seconds to import, which a single training is spared.
-            from cnn_jax.summary import sum_up
+            from cnn_jax.evaluate.summary import sum_up
 
             sum_up(folder, folders, variants, each)
         return result

@@ -15,8 +15,8 @@ import jax
 import optax
 from jax import Array
 
+from cnn_jax.augment.basic import ByLabel, Transform
 from cnn_jax.data import Dataset
-from cnn_jax.data.augment import ByLabel, Transform
 from cnn_jax.errors import UserError
 from cnn_jax.losses import softmax_cross_entropy
 from cnn_jax.metrics import accuracy, top_k

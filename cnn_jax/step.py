@@ -13,9 +13,9 @@ import numpy as np
 import optax
 from jax import Array, lax
 
-from cnn_jax.data.augment import ByLabel, Transform
+from cnn_jax.augment.basic import ByLabel, Transform
+from cnn_jax.devices.parallel import AXIS
 from cnn_jax.experiment import Experiment, over_members
-from cnn_jax.parallel import AXIS
 
 DeviceBatch = dict[
     str, Array

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import jax
 
+from cnn_jax import augment
+from cnn_jax.augment import photographs
 from cnn_jax.cli import main
-from cnn_jax.data import augment, load_dataset, photographs
+from cnn_jax.data import load_dataset
 from cnn_jax.experiment import Experiment, epochs_to_steps
 from cnn_jax.models import AlexNet2012, narrowed
 from cnn_jax.optim import alexnet_momentum, observe_accuracy, plateau

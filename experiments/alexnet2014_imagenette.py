@@ -4,7 +4,7 @@
         --batch-size 32
 
 33.57 % of the validation images wrong, one seed, in half an hour on a busy CPU core. Data: see
-`alexnet_imagenette`, which trains the same network by a recipe of today.
+`alexnet2014_imagenette_adamw`, which trains the same network by a recipe of today.
 """
 
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from pathlib import Path
 
 import optax
 
+from cnn_jax.augment.basic import centre_crop, random_flip, resize
+from cnn_jax.augment.photographs import random_resized_crop
 from cnn_jax.cli import main
 from cnn_jax.data import load_dataset
-from cnn_jax.data.augment import centre_crop, random_flip, resize
-from cnn_jax.data.photographs import random_resized_crop
 from cnn_jax.experiment import Experiment, epochs_to_steps
 from cnn_jax.models import AlexNet2014, narrowed
 from cnn_jax.train import Options

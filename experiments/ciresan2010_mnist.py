@@ -14,9 +14,10 @@ from pathlib import Path
 import jax.numpy as jnp
 import optax
 
+from cnn_jax import augment
+from cnn_jax.augment.deform import deform
 from cnn_jax.cli import main
-from cnn_jax.data import augment, load_dataset
-from cnn_jax.data.deform import deform
+from cnn_jax.data import load_dataset
 from cnn_jax.experiment import Experiment, epochs_to_steps
 from cnn_jax.models import Ciresan2010
 from cnn_jax.optim import shrinking

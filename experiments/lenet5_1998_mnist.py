@@ -11,12 +11,14 @@ from pathlib import Path
 
 import jax
 
+from cnn_jax import augment
+from cnn_jax.augment import deform
 from cnn_jax.cli import main
-from cnn_jax.data import augment, deform, epoch_permutation, load_dataset
+from cnn_jax.data import epoch_permutation, load_dataset
 from cnn_jax.experiment import Experiment, epochs_to_steps
 from cnn_jax.losses import discriminative_map
 from cnn_jax.models import LeNet5_1998
-from cnn_jax.models.curvature import diagonal_curvature
+from cnn_jax.models.lecun_curvature import diagonal_curvature
 from cnn_jax.optim import diagonal_levenberg_marquardt, lecun1998_rates, with_curvature
 from cnn_jax.step import prepare_images
 from cnn_jax.train import Options

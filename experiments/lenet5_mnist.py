@@ -11,9 +11,9 @@ from pathlib import Path
 
 import optax
 
+from cnn_jax.augment.basic import random_shift
 from cnn_jax.cli import main
 from cnn_jax.data import load_dataset
-from cnn_jax.data.augment import random_shift
 from cnn_jax.experiment import Experiment, epochs_to_steps
 from cnn_jax.models import LeNet5
 

@@ -20,7 +20,7 @@ import numpy as np
 from cnn_jax.data import load_dataset, load_resident
 from cnn_jax.models import count_parameters
 from cnn_jax.models.neocognitron import PAPER, Constants, init, present, respond
-from experiments.report import program
+from experiments.tools.report import program
 
 
 @dataclasses.dataclass(frozen=True)

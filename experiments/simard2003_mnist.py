@@ -13,12 +13,13 @@ from typing import Literal
 import jax
 import optax
 
+from cnn_jax.augment.basic import pad
+from cnn_jax.augment.deform import random_deformation
 from cnn_jax.cli import main
 from cnn_jax.data import load_dataset
-from cnn_jax.data.augment import pad
-from cnn_jax.data.deform import random_deformation
 from cnn_jax.experiment import Experiment, epochs_to_steps
-from cnn_jax.models import SimardConvNet, SimardMLP, operators
+from cnn_jax.models import SimardConvNet, SimardMLP
+from cnn_jax.ops import operators
 from cnn_jax.optim import shrinking
 from cnn_jax.train import Options
 

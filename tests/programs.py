@@ -16,8 +16,8 @@ import tiny
 
 from cnn_jax import __main__ as program
 from cnn_jax import cli
-from cnn_jax.checkpoint import Checkpoints
-from cnn_jax.several import load_experiment
+from cnn_jax.runs.checkpoint import Checkpoints
+from cnn_jax.seeds import load_experiment
 from cnn_jax.step import init_state
 
 ROOT = Path(__file__).parents[1]

@@ -15,10 +15,11 @@ import pytest
 import tiny
 
 from cnn_jax import __main__ as program
-from cnn_jax import cli, receipt, runs
+from cnn_jax import cli, runs
+from cnn_jax.check.reproduce import reproduce
 from cnn_jax.data import content_sha256
 from cnn_jax.errors import UserError
-from cnn_jax.reproduce import reproduce
+from cnn_jax.runs import environment as receipt
 from cnn_jax.train import Options
 
 

@@ -15,7 +15,6 @@ import pytest
 from jax import lax
 
 from cnn_jax import optim
-from cnn_jax.checkpoint import Checkpoints
 from cnn_jax.errors import UserError
 from cnn_jax.optim import (
     alexnet_momentum,
@@ -27,6 +26,7 @@ from cnn_jax.optim import (
     scale_layers,
     with_curvature,
 )
+from cnn_jax.runs.checkpoint import Checkpoints
 
 STEPS = 12
 SHAPES = {

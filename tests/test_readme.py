@@ -13,8 +13,9 @@ import pytest
 from faults import faults
 from PIL import Image
 
-from cnn_jax import ladder
-from experiments import report, reproductions, shift
+from experiments import ladder
+from experiments.bench import shift
+from experiments.tools import report, reproductions
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -111,8 +112,8 @@ def test_the_tables_of_shifts_are_those_of_the_records():
 
 
 TIMED = {"many_seeds", "time_to_99"}  # claim seconds, which have a test below
-# Their docstrings say so; alexnet_mnist's figures are in the record of `experiments.shift`.
-UNTRAINED = {"alexnet_imagenet", "alexnet_mnist"}
+# Their docstrings say so; alexnet2014_mnist's figures are in the records of `bench/shift.py`.
+UNTRAINED = {"alexnet2012_imagenet", "alexnet2014_mnist"}
 
 
 @pytest.mark.parametrize(
@@ -132,8 +133,8 @@ def test_the_claim_of_a_script_is_that_of_its_record(script: str):
 
 
 def test_the_neocognitron_claims_what_its_record_says():
-    record = ladder.load("neocognitron")
-    text = importlib.import_module("experiments.neocognitron").__doc__ or ""
+    record = ladder.load("neocognitron_patterns")
+    text = importlib.import_module("experiments.neocognitron_patterns").__doc__ or ""
     assert record is not None and len(record["runs"]) == 10
     for run in record["runs"]:
         assert len(set(run["selectivity"]["planes"])) == 5
@@ -147,7 +148,7 @@ def test_the_neocognitron_claims_what_its_record_says():
 
 def test_many_seeds_claims_what_its_record_says():
     record = ladder.load("many_seeds")
-    text = " ".join((importlib.import_module("experiments.many_seeds").__doc__ or "").split())
+    text = " ".join((importlib.import_module("experiments.bench.many_seeds").__doc__ or "").split())
     if record is None:
         assert "no record yet" in text
         return
@@ -170,7 +171,7 @@ def test_many_seeds_claims_what_its_record_says():
 
 def test_time_to_99_claims_what_its_record_says():
     record = ladder.load("time_to_99")
-    text = " ".join((importlib.import_module("experiments.time_to_99").__doc__ or "").split())
+    text = " ".join((importlib.import_module("experiments.bench.time_to_99").__doc__ or "").split())
     if record is None:
         assert "no record yet" in text
         return

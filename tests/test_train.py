@@ -17,12 +17,12 @@ import programs
 import pytest
 import tiny
 
-from cnn_jax import feed as feeds
-from cnn_jax.checkpoint import Checkpoints
+from cnn_jax.devices import feed as feeds
 from cnn_jax.errors import UserError
 from cnn_jax.experiment import Experiment, PerExample
 from cnn_jax.metrics import top_k
-from cnn_jax.record import read_lines
+from cnn_jax.runs.checkpoint import Checkpoints
+from cnn_jax.runs.journal import read_lines
 from cnn_jax.step import TrainState, init_state
 from cnn_jax.train import Options, train
 

@@ -10,9 +10,9 @@ import flax.linen as nn
 import jax
 import optax
 
+from cnn_jax.augment.basic import random_shift
 from cnn_jax.cli import main
 from cnn_jax.data import load_dataset
-from cnn_jax.data.augment import random_shift
 from cnn_jax.experiment import Experiment
 from cnn_jax.models.layers import Conv, Dropout
 from cnn_jax.train import Options

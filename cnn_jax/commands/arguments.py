@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cnn_jax.errors import UserError
-from cnn_jax.evaluate import Trained, open_networks
+from cnn_jax.evaluate.exact import Trained, open_networks
 
 Script = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="EXPERIMENT")]
 Unknown = tyro.conf.Suppress[tuple[str, ...]]  # flags that are an experiment's own

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from cnn_jax import data
 from cnn_jax.commands.arguments import DataDir, show
+from cnn_jax.data.prepare import prepare as prepare_dataset
 
 Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
 
@@ -30,7 +31,7 @@ def prepare(
         size: For folder/NAME: store photographs as SIZE × SIZE pixels.
         channels: For folder/NAME: 3 for colour, 1 for grey.
     """
-    data.prepare(name, manual_dir, data_dir, size, channels)
+    prepare_dataset(name, manual_dir, data_dir, size, channels)
     show(data.describe(name, data_dir), json=False)
 
 

@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cnn_jax import assess
-from cnn_jax.assess import Assessment
 from cnn_jax.commands.arguments import DataDir, Out, Runs, check_out
+from cnn_jax.devices.feed import Kind
 from cnn_jax.errors import UserError
-from cnn_jax.evaluate import open_networks
-from cnn_jax.feed import Kind
-from cnn_jax.predict import views_of
-from cnn_jax.scores import Estimate
+from cnn_jax.evaluate import report
+from cnn_jax.evaluate.exact import open_networks
+from cnn_jax.evaluate.predict import views_of
+from cnn_jax.evaluate.report import Assessment
+from cnn_jax.evaluate.scores import Estimate
 
 
 def evaluate(
@@ -61,15 +61,15 @@ def evaluate(
     for trained in networks:
         views_of(trained, views)
     if committee:
-        assess.check_committee(networks, split)
-    found = [assess.assess(trained, split, views, batch_size, feed) for trained in networks]
+        report.check_committee(networks, split)
+    found = [report.assess(trained, split, views, batch_size, feed) for trained in networks]
     if committee:
-        found.append(assess.committee(found))
+        found.append(report.committee(found))
     if out is not None:
-        assess.write(out, found)
+        report.write(out, found)
     if json:
         for one in found:
-            print(json_module.dumps(assess.row(one)))
+            print(json_module.dumps(report.row(one)))
     else:
         _show(found)
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from cnn_jax.commands.arguments import DataDir, Out, Run, check_out, layer_table, one_network
 from cnn_jax.errors import UserError
-from cnn_jax.evaluate import Trained
+from cnn_jax.evaluate.exact import Trained
 from cnn_jax.figures import maps as figures
 from cnn_jax.figures import save
 from cnn_jax.see.images import example, open_file

@@ -5,7 +5,7 @@ from typing import Literal
 
 from cnn_jax.commands.arguments import DataDir, Runs, open_named
 from cnn_jax.errors import UserError
-from cnn_jax.page import make_page
+from cnn_jax.see.page import make_page
 
 
 def page(

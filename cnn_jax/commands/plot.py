@@ -4,8 +4,8 @@ from pathlib import Path
 
 from cnn_jax.commands.arguments import Runs
 from cnn_jax.errors import UserError
+from cnn_jax.evaluate.summary import draw_curves
 from cnn_jax.figures import save
-from cnn_jax.summary import draw_curves
 
 
 def plot(

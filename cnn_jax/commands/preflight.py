@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cnn_jax import preflight as preflights
+from cnn_jax.check import preflight as preflights
 from cnn_jax.cli import find_experiment, run_script
 from cnn_jax.commands.arguments import Script, Unknown
 from cnn_jax.experiment import Experiment

@@ -11,8 +11,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from cnn_jax import reproduce as reproduction
-from cnn_jax import verify_resume as verification
+from cnn_jax.check import reproduce as reproduction
+from cnn_jax.check import resume as verification
 from cnn_jax.cli import find_experiment
 from cnn_jax.commands.arguments import DataDir, Script, Unknown
 

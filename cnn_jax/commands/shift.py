@@ -10,12 +10,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from cnn_jax.augment.corrupt import SEVERITIES
+from cnn_jax.augment.corrupt import corruption as corruption_named
 from cnn_jax.commands.arguments import DataDir, Out, Runs, check_out, open_named
-from cnn_jax.data.corrupt import SEVERITIES
-from cnn_jax.data.corrupt import corruption as corruption_named
-from cnn_jax.figures import save
-from cnn_jax.figures import shift as figures
-from cnn_jax.shift import (
+from cnn_jax.evaluate.shift import (
     CorruptionSweep,
     Padding,
     ShiftSweep,
@@ -23,6 +21,8 @@ from cnn_jax.shift import (
     sweep_corruptions,
     sweep_shifts,
 )
+from cnn_jax.figures import save
+from cnn_jax.figures import shift as figures
 
 
 def shift(

@@ -1,13 +1,13 @@
 """Datasets: prepared once, read without TensorFlow, in an order that is a function of the seed.
 
 The story of a batch: `load_dataset` → `Dataset.open(split)` → `batch_indices(seed, step, …)` →
-`load_resident` (all at once) or `stream` (as asked for) → on the device, `cnn_jax.data.augment`.
+`load_resident` (all at once) or `stream` (as asked for) → on the device, `cnn_jax.augment`.
 """
 
 from cnn_jax.data.catalogue import content_sha256, describe, list_datasets
 from cnn_jax.data.datasets import Batch, Dataset, Source, array_dataset
 from cnn_jax.data.order import batch_indices, epoch_permutation
-from cnn_jax.data.preparation import load_dataset, prepare
+from cnn_jax.data.prepare import load_dataset
 from cnn_jax.data.resident import load_resident
 from cnn_jax.data.stream import stream
 
@@ -23,6 +23,5 @@ __all__ = [
     "list_datasets",
     "load_dataset",
     "load_resident",
-    "prepare",
     "stream",
 ]

@@ -12,7 +12,7 @@ from PIL import Image
 from tensorflow_datasets.core.download import checksums, resource
 
 from cnn_jax.data import order
-from cnn_jax.data.prepared import FILES
+from cnn_jax.data.read import FILES
 from cnn_jax.errors import UserError
 
 

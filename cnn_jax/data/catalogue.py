@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnn_jax.data import derived, prepared, resident
+from cnn_jax.data import cache, read, resident
 from cnn_jax.data.datasets import Dataset
 from cnn_jax.data.statistics import EXAMPLES, Fingerprint
 
@@ -23,13 +23,13 @@ class Listing(NamedTuple):
 
 def list_datasets(data_dir: str | os.PathLike | None = None) -> list[Listing]:
     """The newest version of every dataset prepared in `data_dir`, then what is not but can be."""
-    root = prepared.data_root(data_dir)
+    root = read.data_root(data_dir)
     infos = [*root.glob("*/*/dataset_info.json"), *root.glob("*/*/*/dataset_info.json")]
     names = sorted({info.parent.parent.relative_to(root).as_posix() for info in infos})
-    found = {name: folder for name in names if (folder := prepared.find(name, root))}
+    found = {name: folder for name in names if (folder := read.find(name, root))}
     listings = [Listing(name, folder.name, _splits(folder)) for name, folder in found.items()]
-    able: dict[str, str] = dict.fromkeys((*prepared.FILES, "folder/NAME"), "not prepared")
-    able[prepared.EMBEDDED] = "prepares itself"
+    able: dict[str, str] = dict.fromkeys((*read.FILES, "folder/NAME"), "not prepared")
+    able[read.EMBEDDED] = "prepares itself"
     return listings + [Listing(name, "", text) for name, text in able.items() if name not in found]
 
 
@@ -39,7 +39,7 @@ def describe(name: str, data_dir: str | os.PathLike | None = None) -> dict[str, 
     Images that vary in size are described as `load_dataset` with size 256 delivers them. Raises
     UserError if it is not prepared.
     """
-    dataset = prepared.read_dataset(name, data_dir, size_if_varying=prepared.PHOTOGRAPH_SIZE)
+    dataset = read.read_dataset(name, data_dir, size_if_varying=read.PHOTOGRAPH_SIZE)
     folder = dataset.folder
     assert folder is not None  # load_dataset reads from a folder
     splits = {split: sum(lengths) for split, lengths in dataset.shard_lengths.items()}
@@ -75,7 +75,7 @@ def content_sha256(dataset: Dataset, split: str) -> str:
         return measure()["sha256"]
     shape = "x".join(map(str, dataset.image_shape))
     name = f"content-{hashlib.sha256(split.encode()).hexdigest()[:8]}-{shape}.json"
-    return derived.remember(dataset.name, dataset.folder, name, measure)["sha256"]
+    return cache.remember(dataset.name, dataset.folder, name, measure)["sha256"]
 
 
 def _splits(folder: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from cnn_jax.data import images
+from cnn_jax.data import decode
 from cnn_jax.errors import UserError
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -160,6 +160,6 @@ def _read(photos: Iterable[Photo]) -> Iterator[tuple[Photo, bytes]]:
 def _encode(photo_and_data: tuple[Photo, bytes], size: int, channels: int) -> bytes:
     photo, data = photo_and_data
     try:
-        return images.to_stored(data, channels, size)
-    except images.DECODE_ERRORS as error:
+        return decode.to_stored(data, channels, size)
+    except decode.DECODE_ERRORS as error:
         raise UserError(f"{photo} is no image that can be read: {error}") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn_jax.data import derived
+from cnn_jax.data import cache
 from cnn_jax.data.datasets import Batch, Dataset
 
 _CHUNK = 512  # examples decoded by one thread at a time
@@ -56,7 +56,7 @@ def _load(dataset: Dataset, split: str, start: int, stop: int) -> Batch | None:
     try:
         receipt = json.loads(paths["receipt"].read_text())
         arrays = {key: np.load(paths[key], mmap_mode="r") for key in expected}
-        sound = receipt["stamp"] == derived.stamp(_stored_in(dataset)) and all(
+        sound = receipt["stamp"] == cache.stamp(_stored_in(dataset)) and all(
             (arrays[key].dtype, arrays[key].shape) == expected[key]
             and receipt[key] == _checksum(arrays[key])
             for key in expected
@@ -81,10 +81,10 @@ def _decode_and_save(dataset: Dataset, split: str, start: int, stop: int) -> Bat
     paths = _paths(dataset, split, start, stop)
     try:
         for key, values in arrays.items():
-            derived.write(paths[key], partial(np.save, arr=values))
+            cache.write(paths[key], partial(np.save, arr=values))
         receipt = {key: _checksum(values) for key, values in arrays.items()}
-        text = json.dumps({**receipt, "stamp": derived.stamp(_stored_in(dataset))})
-        derived.write(paths["receipt"], lambda file: file.write(text.encode()))
+        text = json.dumps({**receipt, "stamp": cache.stamp(_stored_in(dataset))})
+        cache.write(paths["receipt"], lambda file: file.write(text.encode()))
     except OSError:
         pass  # a folder that cannot be written, or a full disk: decoded again next time
     return arrays
@@ -93,7 +93,7 @@ def _decode_and_save(dataset: Dataset, split: str, start: int, stop: int) -> Bat
 def _paths(dataset: Dataset, split: str, start: int, stop: int) -> dict[str, Path]:
     height, width, channels = dataset.image_shape
     stem = f"{split}-{start}-{stop}-{height}x{width}x{channels}"
-    folder = _stored_in(dataset) / derived.FOLDER
+    folder = _stored_in(dataset) / cache.FOLDER
     return {
         "image": folder / f"{stem}-images.npy",
         "label": folder / f"{stem}-labels.npy",

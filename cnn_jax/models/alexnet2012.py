@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax.typing import Initializer
 from jax.typing import DTypeLike
 
-from cnn_jax.models.geometry import Pads
 from cnn_jax.models.layers import Conv, Dense, Dropout, LocalResponseNorm, MaxPool, check_image_size
+from cnn_jax.ops.geometry import Pads
 
 Order = Literal["relu norm pool", "relu pool norm", "norm pool relu", "relu pool"]
 

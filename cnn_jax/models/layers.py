@@ -11,8 +11,8 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from cnn_jax.errors import UserError
-from cnn_jax.models.geometry import Pads, Pair
-from cnn_jax.models.operators import blur_pool, dropout, forms
+from cnn_jax.ops.geometry import Pads, Pair
+from cnn_jax.ops.operators import blur_pool, dropout, forms
 
 
 class Conv(nn.Module):

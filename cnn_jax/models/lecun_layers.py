@@ -16,7 +16,7 @@ from flax.typing import Initializer
 from jax import lax
 from jax.typing import DTypeLike
 
-from cnn_jax.models.operators import forms, tanh
+from cnn_jax.ops.operators import forms, tanh
 
 Table = Sequence[Sequence[int]]  # of each output map, the input maps that it sees
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from cnn_jax.models.layers import AvgPool, Conv, check_image_size
-from cnn_jax.models.operators import tanh
+from cnn_jax.ops.operators import tanh
 
 
 class LeNet5(nn.Module):

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from cnn_jax.models.layers import Conv, check_image_size
 from cnn_jax.models.mlp import MLP
-from cnn_jax.models.operators import tanh
+from cnn_jax.ops.operators import tanh
 
 
 class SimardMLP(MLP):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from cnn_jax.data import Dataset, load_dataset
-from cnn_jax.data.images import DECODE_ERRORS, decode
+from cnn_jax.data.decode import DECODE_ERRORS, decode
 from cnn_jax.errors import UserError
 
 

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from cnn_jax import parallel
+from cnn_jax.devices import parallel
+from cnn_jax.devices.feed import Told, evaluation_blocks, fetch, open_feed, tell_nobody
+from cnn_jax.devices.parallel import AXIS
 from cnn_jax.errors import UserError
-from cnn_jax.evaluate import Trained
-from cnn_jax.feed import Told, evaluation_blocks, fetch, open_feed, tell_nobody
-from cnn_jax.models.inside import layer_output, layer_shapes
-from cnn_jax.models.receptive import Box, receptive_field
-from cnn_jax.parallel import AXIS
+from cnn_jax.evaluate.exact import Trained
+from cnn_jax.see.layers import layer_output, layer_shapes
 from cnn_jax.see.network import chosen, prepared
+from cnn_jax.see.receptive import Box, receptive_field
 from cnn_jax.step import prepare_images
 
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax.errors import UserError
-from cnn_jax.evaluate import Trained
-from cnn_jax.models.inside import layer_kernels, layer_outputs
-from cnn_jax.predict import log_softmax
+from cnn_jax.evaluate.exact import Trained
+from cnn_jax.evaluate.predict import log_softmax
+from cnn_jax.see.layers import layer_kernels, layer_outputs
 from cnn_jax.step import prepare_images
 
 T = TypeVar("T")

@@ -26,11 +26,12 @@ from absl import logging
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from cnn_jax import receipt, runs  # noqa: E402
-from cnn_jax.checkpoint import Checkpoints  # noqa: E402
+from cnn_jax import runs  # noqa: E402
+from cnn_jax.check.resume import differing, train_straight, train_with_kills  # noqa: E402
 from cnn_jax.errors import UserError  # noqa: E402
+from cnn_jax.runs.checkpoint import Checkpoints  # noqa: E402
+from cnn_jax.runs.environment import environment  # noqa: E402
 from cnn_jax.step import init_state  # noqa: E402
-from cnn_jax.verify_resume import differing, train_straight, train_with_kills  # noqa: E402
 
 SCRIPT = ROOT / "experiments" / "lenet5_digits.py"
 FLAGS = ["--epochs", "10.7", "--log-every", "10", "--checkpoint-every", "10", "--eval-every", "60"]
@@ -161,11 +162,11 @@ def main() -> None:
         print(table(json.loads(flags.table.read_text())), end="")
         return
     logging.set_verbosity(logging.FATAL)
-    started, environment = time.monotonic(), receipt.environment()
+    started, here = time.monotonic(), environment()
     with tempfile.TemporaryDirectory() as scratch:
         record = {
             "experiment": "faults",
-            "environment": environment,
+            "environment": here,
             "damages": damage(flags.damages, Path(scratch)),
             "kills": kill(flags.kills, Path(scratch)),
         }

@@ -1,0 +1,192 @@
+"""Random affine and elastic deformation of images, on the device, in a single resampling.
+
+`random_deformation` makes a transform like those of `augment.py`; `deform` is what it calls, and
+takes ranges that are computed. The other functions are their parts, of which only `elastic_field`
+is random. Points are (row, column) in pixels, rows counted downwards, pixel centres at whole
+numbers; angles are in degrees.
+
+Sources: the affine maps of LeCun, Bottou, Bengio and Haffner (1998), section III.B; the elastic
+displacements of Simard, Steinkraus and Platt (2003), Best practices for convolutional neural
+networks applied to visual document analysis, section 2; both together in Ciresan, Meier,
+Gambardella and Schmidhuber (2010), Deep, big, simple neural nets for handwritten digit recognition.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from cnn_jax.augment.basic import Transform, given
+from cnn_jax.errors import UserError
+
+
+def random_deformation(
+    *,
+    shift: float = 0.0,
+    scale: float = 0.0,
+    shear: float = 0.0,
+    rotation: float = 0.0,
+    either: bool = False,
+    alpha: float = 0.0,
+    sigma: float | None = None,
+) -> Transform:
+    """`deform` with these ranges as a transform, to float32 [H, W, C].
+
+    `random_deformation(sigma=4, alpha=34)` is Simard's.
+
+    Raises:
+        UserError: a range is negative, `scale` is not below 1 or `shear` not below 90 degrees,
+            `sigma` is not positive, or `alpha` is given without it. The transform itself raises
+            ValueError without a key.
+    """
+    ranges = {"shift": shift, "scale": scale, "shear": shear, "rotation": rotation, "alpha": alpha}
+    for name, value in ranges.items():
+        if not value >= 0:
+            raise UserError(f"{name} is a half-width and must be 0 or more, got {value}")
+    if scale >= 1 or shear >= 90:
+        raise UserError(f"scale must be below 1 and shear below 90, got {scale} and {shear}")
+    if sigma is not None and not sigma > 0:
+        raise UserError(f"sigma must be positive, got {sigma}")
+    if alpha > 0 and sigma is None:
+        raise UserError("alpha needs sigma, the smoothness of the elastic field in pixels")
+
+    def transform(key: jax.Array | None, image: jax.Array) -> jax.Array:
+        return deform(given(key), image, either=either, sigma=sigma, **ranges)
+
+    return transform
+
+
+def deform(
+    key: jax.Array,
+    image: jax.Array,
+    *,
+    shift: ArrayLike = 0.0,
+    scale: ArrayLike = 0.0,
+    shear: ArrayLike = 0.0,
+    rotation: ArrayLike = 0.0,
+    either: bool = False,
+    alpha: ArrayLike = 0.0,
+    sigma: float | None = None,
+) -> jax.Array:
+    """An affine map about the centre, then an elastic displacement, both drawn from `key` alone.
+
+    Everything is uniform between minus and plus these half-widths, which may be traced scalars, so
+    that they can depend on the label. All 0 gives the image itself.
+
+    Args:
+        image: [H, W, C], values 0 .. 255, uint8 or floating point.
+        shift: pixels, down and to the right, drawn separately.
+        scale: fraction: height and width are multiplied by 1 - scale .. 1 + scale, separately.
+        shear: degrees from the vertical by which upright strokes lean to the right or left.
+        rotation: degrees.
+        either: shear or rotate, each image by the toss of a coin, as Ciresan et al. do; else both.
+        alpha: pixels by which the smoothed field of `elastic_field` is multiplied. The displacement
+            has a standard deviation of alpha / (sigma * sqrt(12 * pi)) along each axis: 1.38 pixels
+            for Simard's sigma = 4, alpha = 34.
+        sigma: pixels, the width of the Gaussian that smooths the field; None for no elastic field.
+
+    Returns:
+        float32 [H, W, C], bilinear between the pixels of `image`, 0 outside it.
+
+    Raises:
+        ValueError: `alpha` is given without `sigma`.
+    """
+    height, width, _ = image.shape
+    affine_key, elastic_key = jax.random.split(key)
+    rows, columns = jnp.arange(height, dtype=jnp.float32)[:, None], jnp.arange(width)[None]
+    if sigma is not None:
+        down, right = jnp.asarray(alpha) * elastic_field(elastic_key, (height, width), sigma)
+        rows, columns = rows + down, columns + right
+    elif not (isinstance(alpha, int | float) and alpha == 0):
+        raise ValueError("alpha needs sigma")
+    u = jax.random.uniform(affine_key, (6 + either,), minval=-1, maxval=1)
+    if either:
+        shear, rotation = jnp.where(u[6] > 0, shear, 0.0), jnp.where(u[6] > 0, 0.0, rotation)
+    rows, columns = affine_sources(
+        rows,
+        columns,
+        centre=((height - 1) / 2, (width - 1) / 2),
+        shift=(shift * u[0], shift * u[1]),
+        factors=(1 + scale * u[2], 1 + scale * u[3]),
+        shear=shear * u[4],
+        rotation=rotation * u[5],
+    )
+    return resample(image, rows, columns)
+
+
+def affine_sources(
+    rows: jax.Array,
+    columns: jax.Array,
+    *,
+    centre: tuple[float, float],
+    shift: tuple[ArrayLike, ArrayLike],
+    factors: tuple[ArrayLike, ArrayLike],
+    shear: ArrayLike,
+    rotation: ArrayLike,
+) -> tuple[jax.Array, jax.Array]:
+    """Where the points (rows, columns) of the deformed image lie in the original.
+
+    The map, whose inverse this is, leaves `centre` (row, column) in place and takes these steps:
+    multiply heights and widths by `factors`; shear by `shear` degrees, the upper half to the right
+    if positive; rotate by `rotation` degrees, counterclockwise as displayed; shift by `shift`
+    pixels down and to the right.
+    """
+    y, x = rows - centre[0] - shift[0], columns - centre[1] - shift[1]
+    angle = jnp.deg2rad(rotation)
+    y, x = jnp.cos(angle) * y + jnp.sin(angle) * x, jnp.cos(angle) * x - jnp.sin(angle) * y
+    x = x + jnp.tan(jnp.deg2rad(shear)) * y
+    return y / factors[0] + centre[0], x / factors[1] + centre[1]
+
+
+def elastic_field(key: jax.Array, shape: tuple[int, int], sigma: float) -> jax.Array:
+    """How far down and to the right [2, *shape] each pixel looks for its value, before alpha.
+
+    Uniform in ±1, smoothed by a Gaussian whose weights sum to 1. (Simard et al. also speak of a
+    field of norm 1; this reading turns their alpha into pixels.) Outside the image the field counts
+    as 0, so within about sigma of the edges it is weaker, down to 1 / sqrt(2) at them.
+    """
+    # 16 bits are plenty for a value that is about to be averaged, and half of the work.
+    bits = jax.random.bits(key, shape, jnp.uint32)
+    halves = jnp.stack([bits >> 16, bits & 0xFFFF]).astype(jnp.float32)
+    return smooth((halves + 0.5) / 2**15 - 1, sigma)
+
+
+def smooth(field: jax.Array, sigma: float) -> jax.Array:
+    """Convolve [..., H, W] with a Gaussian cut at 4 sigma and normalised to sum 1; 0 outside."""
+    down, across = (jnp.asarray(_gaussian_band(size, sigma)) for size in field.shape[-2:])
+    return jnp.einsum("yi,...ij,xj->...yx", down, field, across, precision="highest")
+
+
+def resample(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """Values of image [H, W, C] at the points (rows, columns): bilinear, between 0s outside it.
+
+    Args:
+        rows, columns: pixels, of one shape or shapes that broadcast to it.
+
+    Returns:
+        float32 [*shape, C]. Differentiable in the image and, away from whole numbers, the points.
+    """
+    height, width, channels = image.shape
+    rows, columns = jnp.broadcast_arrays(jnp.clip(rows, -1, height), jnp.clip(columns, -1, width))
+    top, left = jnp.floor(rows), jnp.floor(columns)
+    # Each pixel with its neighbours side by side, so that a point is one look-up and not four.
+    padded = jnp.pad(image.astype(jnp.float32), ((1, 2), (1, 2), (0, 0)))
+    corners = [padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]]
+    patches = jnp.stack(corners, axis=2).reshape(-1, 4, channels)
+    place = (top.astype(jnp.int32) + 1) * (width + 2) + left.astype(jnp.int32) + 1
+    found = patches.at[place].get(mode="promise_in_bounds")
+    down, right = rows - top, columns - left
+    weights = jnp.stack(
+        [(1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right], axis=-1
+    )
+    # A product, as XLA makes a slow loop of the sum; "highest" keeps float32 on accelerators.
+    return jnp.einsum("...kc,...k->...c", found, weights, precision="highest")
+
+
+def _gaussian_band(size: int, sigma: float) -> np.ndarray:
+    """The matrix [size, size] whose product with a line of pixels smooths it."""
+    distance = np.arange(size) - np.arange(size)[:, None]
+    radius = int(4 * sigma + 0.5)
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    band = np.exp(-0.5 * (distance / sigma) ** 2) * (abs(distance) <= radius) / weights.sum()
+    return band.astype(np.float32)

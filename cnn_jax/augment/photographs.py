@@ -1,0 +1,151 @@
+"""Augmentation of photographs as AlexNet and torchvision have it, and what it needs measured.
+
+Transforms are explained in `augment`; images here are [H, W, C] with values 0 .. 255, and come back
+as float32, unrounded. Colours are in units of [0, 1], as a dataset's mean and deviation are.
+"""
+
+import math
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnn_jax.augment.basic import Transform, given
+from cnn_jax.data import cache, statistics
+from cnn_jax.data.datasets import Dataset
+
+_ATTEMPTS = 10  # at a rectangle that fits, as in torchvision
+_EXACT = jax.lax.Precision.HIGHEST  # else an accelerator rounds pixels to 10 bits or fewer
+
+
+def random_resized_crop(
+    size: int,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Transform:
+    """A rectangle of random area, shape and place, resized to float32 [size, size, C].
+
+    Its area is a uniform share, `scale`, of the image's, the logarithm of width / height uniform
+    between those of `ratio`. Ten are drawn; the first that fits is taken, at a uniform place, and
+    if none does, the largest central rectangle of a permitted ratio: torchvision's rule, after
+    Szegedy et al. (2015), Going deeper with convolutions, section 6.
+
+    Resizing is bilinear, antialiased where it shrinks, and sees no pixel outside of the rectangle:
+    Pillow's, which torchvision uses, but for its rounding to whole numbers.
+    """
+
+    def transform(key: jax.Array | None, image: jax.Array) -> jax.Array:
+        place, shape = _rectangle(given(key), image.shape[:2], scale, ratio)
+        rows = _bilinear(image.shape[0], place[0], shape[0], size)
+        columns = _bilinear(image.shape[1], place[1], shape[1], size)
+        image = jnp.einsum("yh,hwc->ywc", rows, image.astype(jnp.float32), precision=_EXACT)
+        return jnp.einsum("xw,ywc->yxc", columns, image, precision=_EXACT)
+
+    return transform
+
+
+def _rectangle(
+    key: jax.Array,
+    full: tuple[int, ...],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> tuple[jax.Array, jax.Array]:
+    """Top left corner [2] and shape [2] of a part of an image whose height and width are `full`."""
+    area_key, ratio_key, place_key = jax.random.split(key, 3)
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    ratios = jnp.exp(jax.random.uniform(ratio_key, (_ATTEMPTS,), minval=low, maxval=high))
+    shares = jax.random.uniform(area_key, (_ATTEMPTS,), minval=scale[0], maxval=scale[1])
+    areas = full[0] * full[1] * shares
+    shapes = jnp.stack([jnp.sqrt(areas / ratios), jnp.sqrt(areas * ratios)], axis=1)
+    shapes = jnp.round(shapes).astype(jnp.int32)
+
+    whole = jnp.array(full)
+    fits = ((0 < shapes) & (shapes <= whole)).all(axis=1)
+    central = jnp.array(
+        [min(full[0], round(full[1] / ratio[0])), min(full[1], round(full[0] * ratio[1]))]
+    )
+    shape = jnp.where(fits.any(), shapes[jnp.argmax(fits)], central)
+    place = jax.random.randint(place_key, (2,), 0, whole - shape + 1)
+    return jnp.where(fits.any(), place, (whole - central) // 2), shape
+
+
+def _bilinear(length: int, start: jax.Array, extent: jax.Array, size: int) -> jax.Array:
+    """Weights [size, length] that resize the pixels start .. start + extent of a line to `size`."""
+    step = extent / size
+    centres = start + (jnp.arange(size) + 0.5) * step - 0.5
+    pixels = jnp.arange(length)
+    weights = jnp.maximum(0, 1 - jnp.abs(pixels - centres[:, None]) / jnp.maximum(step, 1))
+    weights = jnp.where((start <= pixels) & (pixels < start + extent), weights, 0)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+class Colours(NamedTuple):
+    """How the colours of a dataset's training pixels are distributed, in units of [0, 1]."""
+
+    mean: np.ndarray  # float64 [C]
+    covariance: np.ndarray  # float64 [C, C], of the population
+
+
+def colour_noise(
+    colours: Colours, std: float = 0.1, by: Literal["eigenvalue", "deviation"] = "eigenvalue"
+) -> Transform:
+    """One random colour added to all pixels, along the principal components of the colours.
+
+    Krizhevsky et al. (2012), section 4.1: the sum over i of p_i * a_i * l_i, with p_i and l_i the
+    eigenvectors and eigenvalues of the covariance of the pixels, and a_i ~ N(0, std^2) drawn anew
+    each time an image is used. The paper does not say in which units. Here they are those of
+    [0, 1]; in those of 0 .. 255 the noise would be 255 times as strong and hide the image.
+
+    by "deviation" is what the author's later code does, cuda-convnet2: the root of l_i in place of
+    l_i, which has the units of a pixel; and then, so that training images keep the scale of those
+    in evaluation, the distance to the mean divided by 1 + std.
+
+    Nothing is clipped, in keeping with both: values may leave 0 .. 255.
+    """
+    if by not in ("eigenvalue", "deviation"):
+        raise ValueError(f"by must be 'eigenvalue' or 'deviation', got {by!r}")
+    eigenvalues, eigenvectors = np.linalg.eigh(colours.covariance)
+    eigenvalues = np.maximum(eigenvalues, 0)  # rounding leaves less than 0 of colours in a plane
+    lengths = eigenvalues if by == "eigenvalue" else np.sqrt(eigenvalues)
+    directions = (255 * std * lengths * eigenvectors).astype(np.float32)  # a column each
+    mean = (255 * colours.mean).astype(np.float32)
+
+    def transform(key: jax.Array | None, image: jax.Array) -> jax.Array:
+        draws = jax.random.normal(given(key), lengths.shape)
+        noisy = image.astype(jnp.float32) + (directions * draws).sum(axis=1)
+        return noisy if by == "eigenvalue" else mean + (noisy - mean) / (1 + std)
+
+    return transform
+
+
+def measure_colours(dataset: Dataset) -> Colours:
+    """The colours of the split "train": of the first 60,000 examples, as the dataset's mean.
+
+    Exact: sums of integers. Measured once, in about the time that decoding the examples takes, and
+    kept beside the prepared dataset, or in ~/.cache/cnn_jax where that cannot be written.
+    """
+    if dataset.folder is None:
+        return _measure(dataset)
+    measured = cache.remember(
+        dataset.name,
+        dataset.folder,
+        f"colours-{'x'.join(map(str, dataset.image_shape))}.json",
+        lambda: {name: value.tolist() for name, value in _measure(dataset)._asdict().items()},
+    )
+    return Colours(np.array(measured["mean"]), np.array(measured["covariance"]))
+
+
+def _measure(dataset: Dataset) -> Colours:
+    source = dataset.open("train")
+    count, channels = min(len(source), statistics.EXAMPLES), dataset.image_shape[-1]
+    total, products, pixels = np.zeros(channels), np.zeros((channels, channels)), 0
+    for start in range(0, count, 64):
+        images = source.read(np.arange(start, min(start + 64, count)))["image"]
+        values = images.reshape(-1, channels).astype(np.float64)
+        # Whole numbers, below 2^53 for 60,000 images of up to 1,500 x 1,500: nothing is rounded.
+        total += values.sum(axis=0)
+        products += values.T @ values
+        pixels += len(values)
+    mean = total / pixels
+    return Colours(mean / 255, (products / pixels - np.outer(mean, mean)) / 255**2)

@@ -1,0 +1,1 @@
+"""A run before it starts, against its receipt, and with kills against without."""

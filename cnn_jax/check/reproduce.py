@@ -1,0 +1,290 @@
+"""Hold a finished run, or a record of runs, against what it says of itself.
+
+A run folder is evaluated again from its checkpoint, or trained again from its receipt; a record
+has no parameters, so its runs are always trained again. In the environment of the receipt every
+figure must come out the same to the last bit, and so must every parameter. Elsewhere float32 sums
+are rounded in another order: an evaluation must then agree within `EVALUATED`, a training, which
+multiplies such changes, within `RETRAINED` or two standard errors, whichever is more.
+"""
+
+import contextlib
+import functools
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cnn_jax import runs
+from cnn_jax.data import content_sha256
+from cnn_jax.devices import parallel
+from cnn_jax.errors import UserError
+from cnn_jax.evaluate.exact import evaluate_run
+from cnn_jax.runs.arrays import sha256
+from cnn_jax.runs.checkpoint import Checkpoints, Damaged
+from cnn_jax.runs.environment import differences, environment, imported_scripts
+from cnn_jax.seeds import load_experiment
+from cnn_jax.step import init_state
+
+EVALUATED = 1e-4  # of each mean: one example of 10,000
+RETRAINED = 5e-3
+# Options that say where a run is and not what it computes.
+PLACES = ("workdir", "data_dir", "stop_at", "override_config") + (
+    ("distributed", "coordinator", "num_processes", "process_id")
+)
+
+
+@dataclass
+class Comparison:
+    """One run: what was recorded, what came out now, and whether they match."""
+
+    run: str
+    differences: list[str]  # of the environment, in words
+    tolerance: float  # that the figures are held to; 0 in the same environment
+    retrained: bool = False  # means may then differ by their scatter as well, if there is tolerance
+    rows: list[tuple[str, Any, Any, bool]] = field(default_factory=list)  # name, then, now, match
+
+    @property
+    def matches(self) -> bool:
+        return bool(self.rows) and all(row[-1] for row in self.rows)
+
+    def figures(self, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        """Compare the numbers of an evaluation, counts included."""
+        for name, value in then.items():
+            if not isinstance(value, (int, float)) or name in ("seconds", "resumed_from", "seed"):
+                continue
+            new = now.get(name, float("nan"))
+            slack = self.tolerance * max(1.0, abs(value)) * isinstance(value, float)
+            if self.retrained and self.tolerance:
+                slack = max(slack, 2 * standard_error(name, then))
+            self.rows.append((name, value, new, bool(abs(new - value) <= slack)))
+
+    def same(self, name: str, then: Any, now: Any, must: bool = True) -> None:
+        """Compare what has no tolerance; with `must` False a difference is only shown."""
+        self.rows.append((name, then, now, then == now or not must))
+
+
+def standard_error(name: str, result: Mapping[str, Any]) -> float:
+    """How far chance moves a figure of an evaluation of `count` examples; 0 for what is no figure.
+
+    Trainings that are rounded differently end as different networks, as those of two seeds do. Of
+    few photographs these get more than `RETRAINED` right or wrong that the others did not. A mean
+    loss, most of which its errors make, is held to be as uncertain, in proportion, as their number.
+    """
+    value, count, right = (result.get(key, 0) for key in (name, "count", "accuracy"))
+    if name in ("accuracy", "top5") and count:
+        return math.sqrt(value * (1 - value) / count)
+    if name == "loss" and count and right < 1:
+        return value * math.sqrt(right / ((1 - right) * count))
+    return 0.0
+
+
+def reproduce(
+    target: Path,
+    retrain: bool = False,
+    data_dir: Path | None = None,
+    scratch: Path | None = None,
+) -> list[Comparison]:
+    """Check a run folder (one comparison) or a record in JSON (one for each of its runs).
+
+    Args:
+        retrain: train again instead of evaluating the checkpoint; always done for a record.
+        data_dir: where prepared datasets lie; None is where the run had them.
+        scratch: an empty or new folder for what is trained again, or one that an interrupted call
+            left: it goes on from there. Needed for that only.
+
+    Raises:
+        UserError: no finished run and no record is there, or its script fails.
+    """
+    if target.is_dir():
+        if not retrain:
+            return [_evaluated_again(target, data_dir)]
+        return [_trained_again(target, data_dir, _needed(scratch))]
+    try:
+        record = json.loads(target.read_text())
+        script = target.resolve().parents[1] / f"{record['experiment']}.py"
+        entries = record["runs"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{target} is neither a run folder nor a record of runs: {error}"
+        ) from error
+    if "step" not in record:
+        return [_script_again(record, script, data_dir, _needed(scratch))]
+    return [_recorded_again(record, e, script, data_dir, _needed(scratch)) for e in entries]
+
+
+def _needed(scratch: Path | None) -> Path:
+    if scratch is None:
+        raise UserError("training again needs a folder for it: --workdir DIR")
+    return scratch
+
+
+def _evaluated_again(folder: Path, data_dir: Path | None) -> Comparison:
+    described, result = _finished(folder)
+    if described["options"].get("deterministic"):
+        parallel.choose_deterministic_kernels()
+    now = environment()
+    changes = differences(described["environment"], now)
+    comparison = Comparison(str(folder), changes, EVALUATED if changes else 0.0)
+    experiment = load_experiment(folder, data_dir)
+    data = experiment.dataset
+    recorded = described["dataset"]
+    comparison.same("training data sha256", recorded["sha256"], data.statistics.sha256)
+    held = content_sha256(data, result["split"])
+    comparison.same("evaluation data sha256", recorded.get("eval_sha256", held), held)
+    opened = Checkpoints(folder / "checkpoints", read_only=True)
+    try:
+        with contextlib.closing(opened) as checkpoints:
+            about = checkpoints.about(result["step"])
+            state = checkpoints.restore(
+                result["step"], jax.eval_shape(lambda: init_state(experiment))
+            )
+        script = (folder / "experiment.py").read_text()
+        comparison.same("script", about["receipt"].get("script", script) == script, True)
+        if (imports := described["imports"]) is not None:
+            now = imported_scripts(folder / "experiment.py")
+            comparison.same("imported scripts", imports, now, True)
+        comparison.same("parameters sha256", result["parameters_sha256"], sha256(state.params))
+        again = evaluate_run(
+            folder,
+            result["split"],
+            result["step"],
+            data_dir,
+            described["options"]["eval_batch_size"],
+            described["options"]["feed"],
+        )
+    except Damaged as error:
+        comparison.same("checkpoint", "whole", str(error))
+        return comparison
+    comparison.figures({name: result[name] for name in again if name in result}, again)
+    return comparison
+
+
+def _trained_again(folder: Path, data_dir: Path | None, scratch: Path) -> Comparison:
+    described, result = _finished(folder)
+    if described["overridden"]:
+        raise UserError(f"{folder} cannot be trained again: its config was overridden on the way")
+    comparison = _train(
+        folder / "experiment.py",
+        {**described["config"], **described["several"], **chosen(described["options"])},
+        data_dir or described["options"]["data_dir"],
+        scratch,
+        described["environment"],
+        result,
+    )
+    comparison.run = str(folder)
+    _, new = _finished(scratch)
+    if new.get("parameters_sha256") != result["parameters_sha256"]:
+        comparison.same(
+            "largest difference of a parameter", 0.0, _distance(folder, scratch, data_dir), False
+        )
+    return comparison
+
+
+def _recorded_again(
+    record: Mapping[str, Any],
+    entry: Mapping[str, Any],
+    script: Path,
+    data_dir: Path | None,
+    scratch: Path,
+) -> Comparison:
+    flags = {**record["config"], **record.get("options", {}), "seed": entry["seed"]}
+    figures = {**entry, **{n: record[n] for n in ("parameters", "step", "split", "count")}}
+    folder = scratch / f"seed-{entry['seed']}"
+    comparison = _train(script, flags, data_dir, folder, record["environment"], figures)
+    comparison.run = f"{record['experiment']}, seed {entry['seed']}"
+    return comparison
+
+
+def _train(
+    script: Path,
+    flags: Mapping[str, Any],
+    data_dir: Path | str | None,
+    folder: Path,
+    environment: Mapping[str, Any],
+    result: Mapping[str, Any],
+) -> Comparison:
+    _run(script, [*runs.flags({**flags, "workdir": folder, "data_dir": data_dir})])
+    described, new = _finished(folder)
+    if new["split"] != result["split"]:  # a record may be of another than training evaluated
+        new |= evaluate_run(folder, result["split"])
+    changes = differences(environment, described["environment"])
+    comparison = Comparison("", changes, RETRAINED if changes else 0.0, retrained=True)
+    comparison.figures(result, new)
+    if "parameters_sha256" in result:
+        old, now = result["parameters_sha256"], new["parameters_sha256"]
+        comparison.same("parameters sha256", old, now, must=not changes)
+    return comparison
+
+
+def _script_again(
+    record: Mapping[str, Any], script: Path, data_dir: Path | None, scratch: Path
+) -> Comparison:
+    """Of an experiment that has a program of its own and writes its record itself."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    out = scratch / f"{script.stem}.json"
+    places = {"data_dir": data_dir, "workdir": scratch / "runs"}  # not what lies in a default one
+    given = {name: place for name, place in places.items() if name in record["config"]}
+    _run(script, runs.flags({**record["config"], **given, "out": out}))
+    again = json.loads(out.read_text())
+    changes = differences(record["environment"], again["environment"])
+    tolerance = RETRAINED if changes else 0.0
+    comparison = Comparison(record["experiment"], changes, tolerance, retrained=True)
+    for name, then in _numbers(record["runs"]).items():
+        comparison.figures({name: then}, _numbers(again["runs"]))
+    return comparison
+
+
+def _run(script: Path, arguments: Sequence[str]) -> None:
+    """Run a script as its user would, its lines shown on stderr."""
+    done = subprocess.run(
+        runs.command(script, arguments),
+        env={**os.environ, **runs.search_path()},
+        stdout=sys.stderr,
+        check=False,
+    )
+    if done.returncode:
+        raise UserError(f"{script} ended with exit code {done.returncode}: see above")
+
+
+def _finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The config.json and the result.json of a run that reached its last step."""
+    described = runs.describe(folder)
+    try:
+        return described, json.loads((folder / "result.json").read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} is not finished: it has no result.json") from error
+    except ValueError as error:
+        raise UserError(f"{folder / 'result.json'} is damaged: {error}") from error
+
+
+def chosen(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without those that say where a run was."""
+    return {name: value for name, value in options.items() if name not in PLACES}
+
+
+def _distance(one: Path, other: Path, data_dir: Path | None) -> float:
+    """The largest difference between a parameter of two finished runs of one experiment."""
+    params = []
+    for folder in (one, other):
+        experiment = load_experiment(folder, data_dir)
+        like = jax.eval_shape(functools.partial(init_state, experiment))
+        opened = Checkpoints(folder / "checkpoints", read_only=True)
+        with contextlib.closing(opened) as checkpoints:
+            params.append(checkpoints.restore(_finished(folder)[1]["step"], like).params)
+    largest = jax.tree.map(lambda a, b: np.abs(a.astype(float) - b).max(initial=0), *params)
+    return float(max(jax.tree.leaves(largest)))
+
+
+def _numbers(tree: Any) -> dict[str, float]:
+    """All numbers of nested lists and dictionaries by their path, times left out."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    named = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+    return {n: v for n, v in named.items() if isinstance(v, (int, float)) and "seconds" not in n}

@@ -1,0 +1,241 @@
+"""Preparing a dataset once, as ArrayRecord files that open without TensorFlow.
+
+TFDS is imported where it is used: it takes half a second, which reading `--help` need not pay.
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+import re
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from cnn_jax.data import read
+from cnn_jax.data.datasets import Dataset
+from cnn_jax.errors import UserError
+
+_PROBE_SECONDS = 5.0
+
+
+def load_dataset(
+    name: str, data_dir: str | os.PathLike | None = None, size: int | None = None
+) -> Dataset:
+    """A prepared dataset: its description, and access to its examples, of which it reads none.
+
+    `size` resizes images after decoding: the shorter side to `size`, then the central square.
+    (The first time at all, it reads up to 60,000 training examples for mean and std.) The dataset
+    "digits" is embedded and prepares itself. Raises UserError if the dataset is not prepared, not
+    stored as ArrayRecord, or not labelled images.
+    """
+    root = read.data_root(data_dir)
+    if name == read.EMBEDDED and read.find(name, root) is None:
+        prepare_embedded(root)
+    return read.read_dataset(name, data_dir, size)
+
+
+def prepare(
+    name: str,
+    manual_dir: str | os.PathLike | None = None,
+    data_dir: str | os.PathLike | None = None,
+    size: int | None = None,
+    channels: int = 3,
+) -> Dataset:
+    """Makes `name` ready for `load_dataset`; says so and does nothing if it is.
+
+    "mnist" and "fashion_mnist" read their original .gz files from `manual_dir`, or download them.
+    "usps" reads usps.h5 from `manual_dir`. "folder/NAME" reads photographs from there:
+    split/class/*.jpg, or tars of them, stored at `size` (256 unless given) with `channels` 1 or 3.
+    Any other name is one of TFDS's own builders, and needs TensorFlow, once. Raises UserError if
+    anything is missing or broken, and leaves nothing behind that could be taken for a prepared
+    dataset.
+    """
+    root = read.data_root(data_dir)
+    is_folder = name.startswith("folder/")
+    if not is_folder and (size is not None or channels != 3):
+        raise UserError(f"size and channels are for folder/NAME; {name!r} has its own")
+    if found := read.find(name, root):
+        dataset = read.read_dataset(name, data_dir, size_if_varying=read.PHOTOGRAPH_SIZE)
+        stored_size, _, stored_channels = dataset.image_shape
+        if size not in (None, stored_size) or channels not in (3, stored_channels):
+            raise UserError(
+                f"{name!r} is already prepared in {found} with shape {dataset.image_shape}; "
+                "delete that folder or choose another name"
+            )
+        print(f"{name} {dataset.version} is already prepared in {found}")
+        return dataset
+
+    manual = None if manual_dir is None else Path(manual_dir).expanduser()
+    if name == read.EMBEDDED:
+        prepare_embedded(root)
+    elif is_folder:
+        _prepare_folder(name, manual, root, size, channels)
+    elif name == "usps":
+        _prepare_usps(name, manual, root)
+    elif name in read.FILES:
+        _prepare_idx(name, manual, root)
+    else:
+        try:
+            _prepare_stock(name, manual, root)
+        except ModuleNotFoundError as error:
+            raise UserError(f"{name!r} needs one more package to prepare: {error}") from error
+    dataset = read.read_dataset(name, data_dir, size_if_varying=read.PHOTOGRAPH_SIZE)
+    counts = ", ".join(f"{sum(n):,} {split}" for split, n in dataset.shard_lengths.items())
+    print(f"{name} {dataset.version} is prepared in {dataset.folder}: {counts}")
+    return dataset
+
+
+def prepare_embedded(root: Path) -> None:
+    """Prepares "digits" without a word: a second's work that nobody has asked for."""
+    from cnn_jax.data import builders
+
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        _generate(builders.Digits, read.EMBEDDED, root)
+
+
+def _prepare_folder(
+    name: str, manual: Path | None, root: Path, size: int | None, channels: int
+) -> None:
+    size = read.PHOTOGRAPH_SIZE if size is None else size
+    if not re.fullmatch(r"folder/\w[\w.-]*", name):
+        raise UserError(f"{name!r}: the name after folder/ is made of letters, digits, _, - and .")
+    if size < 1 or channels not in (1, 3):
+        raise UserError(f"size must be positive and channels 1 or 3; got {size} and {channels}")
+    if manual is None:
+        raise UserError(f"{name!r} needs its photographs: {read.prepare_command(name, None)}")
+    from cnn_jax.data import folder
+
+    photos = folder.list_photos(manual)
+    _generate(folder.builder(name.removeprefix("folder/"), photos, size, channels), name, root)
+
+
+def _prepare_usps(name: str, manual: Path | None, root: Path) -> None:
+    if manual is None:
+        raise UserError(
+            f"{name!r} has no address to download it from; get usps.h5, which Kaggle has as "
+            f"bistaumanga/usps-dataset, and run: {read.prepare_command(name, None)}"
+        )
+    from cnn_jax.data import builders
+
+    (file,) = _files_in(manual, name)
+    _generate(partial(builders.Usps, file), name, root)
+
+
+def _prepare_idx(name: str, manual: Path | None, root: Path) -> None:
+    from cnn_jax.data import builders
+
+    wanted = builders.idx_files(name)
+    if manual is not None:
+        _check_sums(_files_in(manual, name), wanted.values())
+        return _generate(builders.idx_builder(name), name, root, manual)
+    downloads = root / "downloads"
+    _check_network(name, builders.to_download(name, wanted, downloads), read.FILES[name])
+    _generate(builders.idx_builder(name), name, root, downloads=downloads)
+
+
+def _prepare_stock(name: str, manual: Path | None, root: Path) -> None:
+    import tensorflow_datasets as tfds
+
+    try:
+        stock = tfds.builder_cls(name.partition("/")[0])
+    except ValueError as error:
+        raise UserError(
+            f"there is no dataset {name!r}: neither {read.EMBEDDED}, "
+            f"{', '.join(read.FILES)} or folder/NAME, nor one of TFDS's own"
+        ) from error
+    if find_spec("tensorflow") is None:
+        raise UserError(
+            f"TFDS's own builder of {name!r} needs TensorFlow: pip install tensorflow-cpu "
+            "importlib_resources for preparing it once; training never needs them"
+        )
+    if manual is None and stock.url_infos:
+        _check_network(name, list(stock.url_infos)[:1], ())
+    _generate(partial(tfds.builder, name), name, root, manual, root / "downloads")
+
+
+def _files_in(manual: Path, name: str) -> list[Path]:
+    files = read.FILES[name]
+    paths = [manual / file for file in files]
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path} is missing; {name!r} needs {', '.join(files)}")
+    return paths
+
+
+def _check_sums(paths: Iterable[Path], infos: Iterable[Any]) -> None:
+    for path, info in zip(paths, infos, strict=True):
+        if (actual := path.stat().st_size) != info.size:
+            raise UserError(f"{path} has {actual:,} bytes, not the expected {int(info.size):,}")
+        if (digest := hashlib.sha256(path.read_bytes()).hexdigest()) != info.checksum:
+            raise UserError(f"{path} has the sha256 {digest}, not the expected {info.checksum}")
+
+
+def _check_network(name: str, urls: list[str], files: tuple[str, ...]) -> None:
+    """Asks for one address, because TFDS retries for minutes before it says that it cannot."""
+    if not urls:
+        return
+    failures: list[Exception] = []
+
+    def probe() -> None:
+        try:
+            request = urllib.request.Request(urls[0], method="HEAD")
+            urllib.request.urlopen(request, timeout=_PROBE_SECONDS).close()
+        except urllib.error.HTTPError:
+            pass  # not every server likes the question, but this one is there
+        except (OSError, ValueError) as error:
+            failures.append(error)
+
+    # In a thread, since no timeout covers the look-up of a host's name.
+    thread = threading.Thread(target=probe, daemon=True)
+    thread.start()
+    thread.join(_PROBE_SECONDS + 1)
+    if thread.is_alive():
+        failures.append(TimeoutError("no answer"))
+    if failures:
+        hint = f" with {', '.join(files)}" if files else " with its original files"
+        raise UserError(
+            f"cannot download {name!r} from {urls[0]} ({failures[0]}); "
+            f"get the files elsewhere and give --manual-dir a folder{hint}"
+        )
+
+
+def _generate(
+    make_builder: Callable[..., Any],
+    name: str,
+    root: Path,
+    manual: Path | None = None,
+    downloads: Path | None = None,
+) -> None:
+    """Has TFDS write the dataset, in a folder that gets its name when all is written."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+    from tensorflow_datasets.core.download.util import DownloadError
+
+    with tempfile.TemporaryDirectory() as scratch:
+        downloads = downloads or Path(scratch)
+        config = tfds.download.DownloadConfig(
+            manual_dir=manual,
+            # One for each dataset: the names of extracted files don't tell datasets apart.
+            extract_dir=downloads / "extracted" / name,
+            try_download_gcs=False,
+        )
+        try:
+            builder = make_builder(data_dir=root, file_format="array_record")
+            builder.download_and_prepare(download_dir=downloads, download_config=config)
+        except (DownloadError, NonMatchingChecksumError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"the download of {name!r} has failed: {reason}") from error
+        except AssertionError as error:  # TFDS's own builders look for their files so
+            reason = " ".join(str(error).split())
+            raise UserError(f"cannot prepare {name!r}, see --manual-dir: {reason}") from error
+        except OSError as error:
+            # Another process may have prepared the same meanwhile; its result is as good.
+            if read.find(name, root) is None:
+                raise UserError(f"cannot prepare {name!r} in {root}: {error}") from error

@@ -1,0 +1,234 @@
+"""Reading what is prepared on disk in TFDS's ArrayRecord format, ours or TFDS's own."""
+
+import bisect
+import itertools
+import math
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from cnn_jax.data import cache, statistics
+from cnn_jax.data.datasets import Batch, Dataset, Fetch, Source
+from cnn_jax.errors import UserError
+
+PHOTOGRAPH_SIZE = 256  # where nobody says another: Krizhevsky et al. 2012, section 2
+
+# What the package prepares by itself, and the files its preparation reads. Any other name is a
+# builder of TFDS's own, which needs TensorFlow to prepare.
+EMBEDDED = "digits"
+_IDX_FILES = tuple(
+    f"{part}-ubyte.gz"
+    for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+)
+FILES = {"mnist": _IDX_FILES, "fashion_mnist": _IDX_FILES, "usps": ("usps.h5",)}
+
+
+def data_root(data_dir: str | os.PathLike | None) -> Path:
+    """`data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets, which is TFDS's own order."""
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def find(name: str, root: Path) -> Path | None:
+    """The folder of the newest prepared version of `name`; None if there is none.
+
+    TFDS prepares in a folder of another name and renames it when all is written, so a folder that
+    is named for a version is whole.
+    """
+    versions = [
+        (tuple(map(int, info.parent.name.split("."))), info.parent)
+        for info in (root / name).glob("*/dataset_info.json")
+        if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)
+    ]
+    return max(versions)[1] if versions else None
+
+
+def read_dataset(
+    name: str,
+    data_dir: str | os.PathLike | None = None,
+    size: int | None = None,
+    size_if_varying: int | None = None,
+) -> Dataset:
+    """What `preparation.load_dataset` says, of a dataset that is prepared.
+
+    `size_if_varying` stands in for `size` where images vary in size.
+    """
+    if size is not None and size < 1:
+        raise UserError(f"size must be positive, got {size}")
+    root = data_root(data_dir)
+    folder = find(name, root)
+    if folder is None:
+        raise UserError(
+            f"dataset {name!r} is not prepared in {root}; prepare it once with: "
+            + prepare_command(name, data_dir)
+        )
+    import tensorflow_datasets as tfds
+
+    try:
+        info: Any = tfds.builder_from_directory(folder).info
+    except Exception as error:  # of many kinds, JSON's and protobuf's among them
+        raise _damaged(name, folder, error) from error
+    file_format = getattr(info.file_format, "value", "an unknown format")
+    if file_format != "array_record":
+        raise UserError(
+            f"dataset {name!r} in {folder} is stored as {file_format}, which has no random "
+            "access; prepare it as array_record in another folder: "
+            + prepare_command(name, data_dir="DIR")
+        )
+    image_key, label_key = info.supervised_keys or ("image", "label")
+    features = dict(info.features.items())
+    image, label = features.get(image_key), features.get(label_key)
+    if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8:
+        raise UserError(f"{image_key!r} of dataset {name!r} is no 8-bit image, but {image}")
+    if not isinstance(label, tfds.features.ClassLabel):
+        raise UserError(f"{label_key!r} of dataset {name!r} is no class label, but {label}")
+    height, width, channels = cast(tuple[int, int, int], image.shape)
+    if size is None and (height is None or width is None):
+        size = size_if_varying
+    if size is not None:
+        height = width = size
+    if height is None or width is None:
+        raise UserError(f"images of dataset {name!r} vary in size; say which size to deliver")
+    shard_lengths = {split: tuple(stored.shard_lengths) for split, stored in info.splits.items()}
+    if "train" not in shard_lengths:
+        raise UserError(f"dataset {name!r} has no split 'train', only {', '.join(shard_lengths)}")
+
+    shape = (height, width, channels)
+    fetch = _fetch_from(name, info, image_key, label_key, shape, resize=size is not None)
+    total = sum(shard_lengths["train"])
+    train = Source((("train", 0, min(total, statistics.EXAMPLES)),), shape, fetch)
+    origin = f"the first {len(train):,} of {total:,} stored training examples"
+    return Dataset(
+        name=name,
+        version=str(info.version),
+        class_names=tuple(label.names),
+        image_shape=shape,
+        statistics=_cached_statistics(name, folder, shape, train, origin),
+        shard_lengths=shard_lengths,
+        folder=folder,
+        _fetch=fetch,
+    )
+
+
+def prepare_command(name: str, data_dir: str | os.PathLike | None) -> str:
+    """The command line that prepares `name`."""
+    needed = FILES[name][0] if name in FILES else None
+    if name.startswith("folder/"):
+        needed = "split/class/*.jpg_OR_TARS"
+    return (
+        f"python -m cnn_jax data prepare {name}"
+        + (f" --manual-dir DIR_WITH_{needed}" if needed else "")
+        + (f" --data-dir {data_dir}" if data_dir else "")
+    )
+
+
+def _fetch_from(
+    name: str, info: Any, image_key: str, label_key: str, shape: tuple[int, int, int], resize: bool
+) -> Fetch:
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    from cnn_jax.data import decode
+
+    # TFDS would parse and decode as well, parse in ten times the time, and decode to pixels that
+    # depend on whether OpenCV is installed, without a name for an image that is broken.
+    parse = cast(Any, tf_example_pb2).Example.FromString
+    records = {
+        split: _Records(stored.filepaths, stored.shard_lengths)
+        for split, stored in info.splits.items()
+    }
+
+    def fetch(split: str, positions: list[int], out: Batch) -> None:
+        for i, position in enumerate(positions):
+            try:
+                record = records[split].read(position)
+            except (RuntimeError, IndexError) as error:
+                raise _damaged(name, Path(info.data_dir), error) from error
+            features = parse(record).features.feature
+            (data,) = features[image_key].bytes_list.value
+            (out["label"][i],) = features[label_key].int64_list.value
+            try:
+                if resize:
+                    out["image"][i] = decode.decode(data, shape[-1], shape[0])
+                else:
+                    decode.decode_into(data, out["image"][i])
+            except decode.DECODE_ERRORS as error:
+                raise UserError(
+                    f"image {position} of split {split!r} of dataset {name!r} is broken "
+                    f"({error}); delete the dataset's folder and prepare it again"
+                ) from error
+
+    return fetch
+
+
+def encoded(dataset: Dataset, split: str, positions: Iterable[int]) -> list[bytes]:
+    """Images of a stored split as they are stored, not decoded."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    assert dataset.folder is not None  # datasets in memory have nothing stored
+    info: Any = tfds.builder_from_directory(dataset.folder).info
+    image_key, _ = info.supervised_keys or ("image", "label")
+    stored, parse = info.splits[split], cast(Any, tf_example_pb2).Example.FromString
+    records = _Records(stored.filepaths, stored.shard_lengths)
+    features = (parse(records.read(position)).features.feature for position in positions)
+    return [feature[image_key].bytes_list.value[0] for feature in features]
+
+
+class _Records:
+    """The records of a split's ArrayRecord files, by position; threads may share it.
+
+    ArrayRecord's own data source starts threads for every call, and in C++ others that wait for
+    work at full speed: three times the processor time of the `seek` and `read` below.
+    """
+
+    def __init__(self, files: Sequence[Any], lengths: Sequence[int]) -> None:
+        self._files = files
+        self._starts = [0, *itertools.accumulate(lengths)]
+        self._idle: list[list[Any]] = [[] for _ in files]  # open readers, which threads take
+
+    def read(self, position: int) -> bytes:
+        """One record. Raises RuntimeError or IndexError where a file is damaged or absent."""
+        file = bisect.bisect_right(self._starts, position) - 1
+        try:
+            reader = self._idle[file].pop()
+        except IndexError:
+            reader = self._open(file)
+        reader.seek(position - self._starts[file])
+        record = reader.read()
+        self._idle[file].append(reader)
+        return record
+
+    def _open(self, file: int) -> Any:
+        from array_record.python.array_record_module import ArrayRecordReader
+
+        # Random access in the caller's thread: nothing is read ahead.
+        options = "readahead_buffer_size:0,max_parallelism:0"
+        path = str(self._files[file])
+        return ArrayRecordReader(path, options=options, file_reader_buffer_size=16384)
+
+
+def _damaged(name: str, folder: Path, error: Exception) -> UserError:
+    return UserError(
+        f"the files of dataset {name!r} in {folder} are damaged ({error}); "
+        "delete that folder and prepare the dataset again"
+    )
+
+
+def _cached_statistics(
+    name: str, folder: Path, shape: tuple[int, int, int], train: Source, origin: str
+) -> statistics.Statistics:
+    def measure() -> dict[str, Any]:
+        if len(train) * math.prod(shape) > 1e9:
+            print(
+                f"{name}: measuring mean and deviation of {len(train):,} images, once", flush=True
+            )
+        return asdict(statistics.measure(train.chunks(), origin))
+
+    file_name = f"statistics-{'x'.join(map(str, shape))}.json"
+    measured = cache.remember(name, folder, file_name, measure)
+    mean, std = tuple(measured.pop("mean")), tuple(measured.pop("std"))
+    return statistics.Statistics(mean=mean, std=std, **measured)

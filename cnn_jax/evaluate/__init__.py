@@ -1,0 +1,1 @@
+"""Finished networks judged: every example once, with intervals, shifts and reports."""

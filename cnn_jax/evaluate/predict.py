@@ -1,0 +1,119 @@
+"""What a trained network says of every example: class probabilities, from one view or several."""
+
+from functools import reduce
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array, lax
+
+from cnn_jax.augment.basic import CentreCrop, View, crop_at
+from cnn_jax.devices import parallel
+from cnn_jax.devices.feed import Feed, evaluation_blocks, fetch
+from cnn_jax.devices.parallel import AXIS
+from cnn_jax.errors import UserError
+from cnn_jax.evaluate.exact import Trained
+from cnn_jax.step import evaluation_logits
+
+
+def predict(
+    trained: Trained, feed: Feed, batch_size: int, views: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probabilities of every example of a split once, in stored order.
+
+    The probabilities are the softmax of the network's logits, which is what
+    `losses.softmax_cross_entropy` trains. Under another loss they order the classes as the logits
+    do, but nothing has taught them to be probabilities: under `losses.mean_squared_error` logits
+    lie near -1 and 1, so that of ten classes a perfect network gives the right one 0.45. Logits
+    that are minus penalties (`LeNet5_1998`) give exp(-penalty) / sum of exp(-penalties), which is
+    what `losses.discriminative_map` trains but for its further class "none of these".
+
+    With several views the probabilities are their mean, as in Krizhevsky et al. (2012), section
+    4.1.
+
+    Args:
+        batch_size: examples at a time, rounded up to a multiple of the devices. Beyond float32
+            rounding of the logits it does not show, and neither do the devices.
+        views: see `views_of`.
+
+    Returns:
+        log-probabilities [n, classes], float64: rounded to float32, near logits could become ties.
+        labels int32 [n].
+
+    Raises:
+        UserError: the network cannot be looked through so many views.
+    """
+    experiment, places = trained.experiment, parallel.replicate(views_of(trained, views))
+    examples = feed.dataset.num_examples(feed.split)
+    batch_size = parallel.round_up(min(batch_size, examples))
+
+    def one_batch(params: Any, model_state: Any, resident: Any, view: View, items: Any) -> Any:
+        batch = fetch(resident, jax.tree.map(lambda x: x[0], items))  # a block of one batch
+        seen = experiment.eval_transforms
+        if views > 1:
+            seen = [crop_at(t.size, view) if isinstance(t, CentreCrop) else t for t in seen]
+        logits = evaluation_logits(experiment, params, model_state, batch["image"], seen)
+        return lax.all_gather((logits, batch["label"], batch["mask"]), AXIS, tiled=True)
+
+    mapped = parallel.map_replicated(one_batch, replicated=4)  # places are arguments: compiled once
+    found, labels = [], []
+    for block in parallel.ahead(evaluation_blocks(feed, batch_size), parallel.share_out):
+        network = (trained.params, trained.model_state, feed.resident)
+        by_view = [mapped(*network, view, block) for view in places]
+        _, label, mask = by_view[0]
+        keep = np.asarray(mask) > 0
+        found.append(mean_probability([log_softmax(logits)[keep] for logits, _, _ in by_view]))
+        labels.append(np.asarray(label)[keep])
+    if sum(map(len, labels)) != examples:
+        raise RuntimeError(f"predicted {sum(map(len, labels))} of {examples} in {feed.split}")
+    return np.concatenate(found), np.concatenate(labels)
+
+
+def mean_probability(log_probabilities: list[np.ndarray]) -> np.ndarray:
+    """The logarithm of the mean of the probabilities whose logarithms these are, all [n, classes].
+
+    Of a network's views, or of the networks of a committee.
+    """
+    return reduce(np.logaddexp, log_probabilities) - np.log(len(log_probabilities))
+
+
+def views_of(trained: Trained, views: int) -> list[View]:
+    """The places at which so many views crop.
+
+    Args:
+        views: 1 is the image as it is evaluated in training; 2 the centre and its mirror image; 5
+            the four corners and the centre; 10 those and their mirror images (Krizhevsky et al.
+            2012, section 4.1); 8, 18, 32, … = 2 k^2 a grid of k x k places, the outer ones at the
+            edges, and their mirror images.
+
+    Raises:
+        UserError: it is another number, or evaluation does not crop the centre, exactly once.
+    """
+    crops = sum(isinstance(t, CentreCrop) for t in trained.experiment.eval_transforms)
+    centre, corners = (1, 1), ((0, 0), (0, 2), (2, 0), (2, 2))
+    k = round((views / 2) ** 0.5) if views > 0 else 0
+    if views in (1, 2):
+        parts, places = 2, [centre]
+    elif views in (5, 10):
+        parts, places = 2, [*corners, centre]
+    elif k > 1 and views == 2 * k**2:
+        parts, places = k - 1, [(row, column) for row in range(k) for column in range(k)]
+    else:
+        raise UserError(
+            f"--views {views} is not possible: 1, 2 (centre and mirror image), 5 (corners and "
+            "centre), 10 (those and their mirror images), or a mirrored grid, 8, 18, 32, 50, ..."
+        )
+    if views > 1 and crops != 1:
+        raise UserError(
+            f"--views {views} needs a network whose evaluation crops the centre of its images; "
+            f"{trained.run} has one view"
+        )
+    mirrors = (0,) if views in (1, 5) else (0, 1)
+    return [View(*place, parts, mirrored) for mirrored in mirrors for place in places]
+
+
+def log_softmax(logits: Array | np.ndarray) -> np.ndarray:
+    """Log-probabilities float64 [..., classes] of logits, NaN where a row holds one."""
+    values = np.asarray(logits, np.float64)
+    shifted = values - values.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))

@@ -1,0 +1,157 @@
+"""What a run's numbers depend on besides its experiment: code, versions, devices, settings."""
+
+import ast
+import hashlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.extend.backend import get_backend
+from packaging.requirements import Requirement
+
+ROOTS = ("jax", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "pillow", "simplejpeg")
+JAX_SETTINGS = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+)
+# What may differ without a word: how many cores decides how fast, not what comes out, and the
+# revision says less than the hash of the source.
+HARMLESS = ("cores", "revision")
+
+
+def environment() -> dict[str, Any]:
+    """Everything outside the experiment that decides the numbers of this process, as JSON has it.
+
+    The packages are `ROOTS` and all that they require. `source_sha256` is of the files of the
+    package itself: unlike `revision` it is there without git, and changes with every edit.
+    """
+    devices = jax.devices()
+    return {
+        "python": platform.python_version(),
+        "packages": dict(_versions()),
+        "source_sha256": source_sha256(),
+        "revision": _git_revision(),
+        "platform": devices[0].platform,
+        "platform_version": " ".join(get_backend().platform_version.split()),
+        "device": devices[0].device_kind,
+        "processor": processor(),
+        "devices": len(devices),
+        "cores": len(os.sched_getaffinity(0)),
+        "processes": jax.process_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "jax_settings": {name: getattr(jax.config, name) for name in JAX_SETTINGS},
+    }
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Where two environments differ, a phrase for each; empty if the numbers should be the same.
+
+    What one of them does not say, a receipt of an older version perhaps, is not compared.
+    """
+
+    def flat(environment: Mapping[str, Any]) -> dict[str, Any]:
+        levels = {name: value for name, value in environment.items() if isinstance(value, Mapping)}
+        inner = {key: value for level in levels.values() for key, value in level.items()}
+        return {k: v for k, v in environment.items() if k not in (*levels, *HARMLESS)} | inner
+
+    old, new = flat(then), flat(now)
+    if "source_sha256" not in old:
+        old["revision"], new["revision"] = then.get("revision"), now.get("revision")
+    return [
+        f"{name} was {_short(old[name])}, is {_short(new[name])}"
+        for name in old
+        if name in new and old[name] != new[name]
+    ]
+
+
+def source_sha256(folder: Path = Path(__file__).parents[1]) -> str:
+    """Of the names and contents of a package's Python files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def imported_scripts(script: Path) -> dict[str, str]:
+    """The files beside a script or in `experiments/` that it imports, however indirectly, by name,
+    and their SHA-256: a recipe may be another script's.
+
+    Read from the text, so that it does not matter what else this process has loaded.
+    """
+    folders, found, waiting = (script.parent, Path(__file__).parents[2]), {}, [script]
+    while waiting:
+        for name in _imported(waiting.pop().read_text()):
+            paths = [folder / f"{name.replace('.', '/')}.py" for folder in folders]
+            path = next(filter(Path.is_file, paths), None)
+            if path is not None and name not in found and not name.startswith("cnn_jax."):
+                found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+                waiting.append(path)
+    return dict(sorted(found.items()))
+
+
+def _imported(source: str) -> set[str]:
+    """Names that may be modules."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@cache  # a process asks several times, for a fifth of a small network's start
+def _versions() -> Mapping[str, str]:
+    """Of `ROOTS` and what they need here, by name."""
+    found: dict[str, str] = {}
+    waiting: list[str] = list(ROOTS)
+    while waiting:
+        name = waiting.pop().lower().replace("_", "-")
+        if name in found:
+            continue
+        try:
+            package = importlib.metadata.metadata(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # a dependency that is optional after all
+        found[name] = package["Version"]
+        for line in package.get_all("Requires-Dist") or ():
+            needed = Requirement(line)
+            if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+                waiting.append(needed.name)
+    return dict(sorted(found.items()))
+
+
+def processor() -> str:
+    """The CPU's model: its vector instructions decide how sums are rounded."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())
+
+
+def _git_revision() -> str | None:
+    """`git describe` of the package's checkout, `-dirty` when files differ; None without git."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty"]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _short(value: Any) -> str:
+    text = str(value) if value != "" else "not set"
+    return text if len(text) <= 40 else text[:12] + "..."

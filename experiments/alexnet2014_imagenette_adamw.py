@@ -1,0 +1,70 @@
+"""AlexNet (2014, one tower) on Imagenette, ten classes of ImageNet, from random initial weights.
+
+    python -m cnn_jax data prepare folder/imagenette --manual-dir FOLDER_OF_TARS --size 160
+    python -m experiments.alexnet2014_imagenette_adamw
+
+75.69 % of the validation images, one seed, in 39 minutes on two CPU cores: random crops of
+`image_size` from 160 × 160 and mirroring while training, the central crop in evaluation.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+import optax
+
+from cnn_jax.augment.basic import centre_crop, random_crop, random_flip
+from cnn_jax.cli import main
+from cnn_jax.data import load_dataset
+from cnn_jax.experiment import Experiment, epochs_to_steps
+from cnn_jax.models import AlexNet2014
+from cnn_jax.train import Options
+
+
+@dataclass(frozen=True)
+class Config:
+    dataset: str = "folder/imagenette"
+    train_split: str = "train"
+    eval_split: str = "val"
+    image_size: int = 128  # pixels of the crop
+    epochs: float = 20
+    batch_size: int = 64
+    peak_learning_rate: float = 0.0003  # AdamW, rising for warmup_epochs, then along a cosine
+    warmup_epochs: float = 1
+    weight_decay: float = 0.05
+    clip_norm: float = 1.0  # of the gradient over all parameters
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation
+    seed: int = 0
+
+
+def build(config: Config, data_dir: Path | None = None) -> Experiment:
+    dataset = load_dataset(config.dataset, data_dir)
+    examples = dataset.num_examples(config.train_split)
+    steps = epochs_to_steps(config.epochs, examples, config.batch_size)
+    warmup = min(steps - 1, round(config.warmup_epochs * examples / config.batch_size))
+    schedule = optax.warmup_cosine_decay_schedule(0, config.peak_learning_rate, warmup, steps)
+    return Experiment(
+        model=AlexNet2014(
+            classes=len(dataset.class_names),
+            kernel_init=nn.initializers.he_normal(),
+            dtype=jnp.dtype(config.dtype),
+        ),
+        optimizer=optax.chain(
+            optax.clip_by_global_norm(config.clip_norm),
+            optax.adamw(schedule, weight_decay=config.weight_decay),
+        ),
+        dataset=dataset,
+        train_split=config.train_split,
+        eval_split=config.eval_split,
+        batch_size=config.batch_size,
+        steps=steps,
+        seed=config.seed,
+        train_transforms=(random_crop(config.image_size), random_flip()),
+        eval_transforms=(centre_crop(config.image_size),),
+    )
+
+
+if __name__ == "__main__":
+    main(Config, build, Options(steps_per_dispatch=1))

@@ -1,0 +1,59 @@
+"""Run a script up to the end of its first block of steps, then print how long it had compiled.
+
+    python -m experiments.bench.speed.first_step experiments.lenet5_digits --workdir runs/first
+
+The last line printed is the seconds in which JAX traced, lowered and compiled, or read what had
+been compiled before. The process then ends at once, with exit code 0 and without a checkpoint. For
+`experiments.bench.feeding`, which times such processes as their user sees them.
+"""
+
+import os
+import runpy
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+
+from cnn_jax import train
+
+COMPILING = "/jax/core/compile/"  # how the names of JAX's events for it begin
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """How much time lies in any of the spans (start, stop), which may overlap or nest."""
+    total, until = 0.0, float("-inf")
+    for start, stop in sorted(spans):
+        total += max(0.0, stop - max(start, until))
+        until = max(until, stop)
+    return total
+
+
+def main(module: str) -> None:
+    """Run the module as a program; JAX tells what it traced within a trace twice."""
+    spans: list[tuple[float, float]] = []
+    make_advance = train.make_advance
+
+    def note(event: str, duration_secs: float, **_: Any) -> None:
+        if event.startswith(COMPILING):
+            spans.append((time.perf_counter() - duration_secs, time.perf_counter()))
+
+    def make_first(*arguments: Any) -> Any:
+        advance = make_advance(*arguments)
+
+        def first(*operands: Any) -> None:
+            jax.block_until_ready(advance(*operands))
+            print(f"\n{covered(spans)}", flush=True)
+            os._exit(0)
+
+        return first
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    train.make_advance = make_first
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    del sys.argv[0]  # the script finds its own name and arguments there
+    main(sys.argv[0])

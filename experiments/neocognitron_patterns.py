@@ -1,0 +1,84 @@
+"""The neocognitron teaches itself the patterns 0 to 4, after Fukushima (1980), section 5.
+
+    python -m experiments.neocognitron_patterns --out neocognitron_patterns.json
+
+With all of 10 seeds each of the five patterns comes to excite a plane of UC3 of its own. Over the
+63 places inside the retina that plane is the strongest at 99.2 % and the only one active at 97.4 %;
+with 7 seeds it is the only one everywhere, as it was in the paper. With the other 3 a pattern has a
+second plane, since its own also learned others in the first rounds, from UC2 as it was then. Of
+forms that were not learned it is the strongest at 99.4 % if larger, 99.2 % with noise, 98.3 %
+smaller, 91.1 % slanted and 82.1 % thicker. A seed takes about 2 seconds on one CPU core.
+"""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cnn_jax.models.neocognitron import digits, init, present, respond, shifted
+from experiments.tools.report import program
+
+_SLANT = (2, 2, 2, 1, 1, 1, 1, 0, 0, 0)  # pixels to the right, by row
+FORMS = {  # of a pattern [10, 8]; the first is learned, the others are not
+    "shifted": lambda p: p,
+    "larger": lambda p: p[[*range(4), *range(3, 10)]][:, [*range(5), *range(4, 8)]],
+    "smaller": lambda p: np.delete(np.delete(p, 3, 0), 4, 1),
+    "thicker": lambda p: np.maximum(np.pad(p, ((0, 0), (0, 1))), np.pad(p, ((0, 0), (1, 0)))),
+    "slanted": lambda p: np.stack([np.pad(p[y], (k, 2 - k)) for y, k in enumerate(_SLANT)]),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    seeds: int = 10  # 0, 1, 2 ...: of the order and the places of the patterns
+    presentations: int = 20  # of each pattern
+    noise: int = 3  # pixels of 256 inverted, in the form "noisy"
+    out: Path | None = None  # a JSON file to write the record to
+
+
+def run(config: Config, seed: int) -> dict[str, Any]:
+    started, rng, patterns = time.monotonic(), np.random.default_rng(seed), digits()
+    order = np.concatenate([rng.permutation(5) for _ in range(config.presentations)])
+    params = present(init(), np.stack([rng.choice(shifted(patterns[d])) for d in order]))
+
+    tests = {name: np.stack([shifted(form(p)) for p in patterns]) for name, form in FORMS.items()}
+    inverted = rng.random((*tests["shifted"].shape[:2], 256)).argsort() < config.noise
+    tests["noisy"] = np.abs(tests["shifted"] - inverted.reshape(tests["shifted"].shape))
+    answers = {name: np.asarray(_uc3(params, images)) for name, images in tests.items()}
+
+    planes = [np.bincount(a.argmax(-1)).argmax() for a in answers["shifted"]]
+    means = answers["shifted"].mean(1)[:, planes]  # [pattern, plane]
+    shares = {name: _shares(a, np.array(planes)[:, None]) for name, a in answers.items()}
+    return {
+        "seed": seed,
+        "selectivity": {
+            "planes": [int(p) for p in planes],
+            "means": means.astype(float).round(3).tolist(),
+        },
+        "shift": shares.pop("shifted"),
+        "deformed": shares,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+@jax.jit
+def _uc3(params: Any, images: jax.Array) -> jax.Array:
+    """UC3 [patterns, places, planes] of images [patterns, places, 16, 16]."""
+    return jax.vmap(jax.vmap(lambda image: respond(params, image)["UC3"][0, 0]))(images)
+
+
+def _shares(answers: np.ndarray, planes: np.ndarray) -> dict[str, list[float]]:
+    """Of each pattern's places, those where its plane is the strongest, and the only active."""
+    strongest = (answers.argmax(-1) == planes) & (answers.max(-1) > 0)
+    alone = strongest & ((answers > 0).sum(-1) == 1)
+    return {
+        "strongest": strongest.mean(1).round(3).tolist(),
+        "alone": alone.mean(1).round(3).tolist(),
+    }
+
+
+if __name__ == "__main__":
+    program(Config, lambda config: {"runs": [run(config, seed) for seed in range(config.seeds)]})

@@ -1,0 +1,89 @@
+"""Run docs/guide.md, command after command, and keep its pictures.
+
+    python -m experiments.tools.guide --workdir DIR --figures docs/pictures --data-dir DIR
+
+`guide-FOLDER-FILE.png` is what the command with `--out FOLDER` wrote as FILE.png. Networks that are
+trained in the workdir already are not trained again. The page's shifts are those of
+`experiments.bench.shift`, which has their record.
+"""
+
+import contextlib
+import dataclasses
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import tyro
+
+from cnn_jax import __main__ as program
+from cnn_jax import cli
+from cnn_jax.errors import UserError
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
+LEFT_OUT = ("data", "shift")  # what prepares, and what `experiments.bench.shift` draws
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    workdir: Path  # for runs and pictures
+    figures: Path  # a folder for the guide's pictures; none may be there yet
+    data_dir: Path | None = None  # with mnist and folder/imagenette prepared
+
+
+def commands() -> list[list[str]]:
+    """The guide's commands, word by word, without `python -m`."""
+    blocks = re.findall(r"```bash\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    return [shlex.split(line)[2:] for block in blocks for line in block.splitlines()]
+
+
+def pictures() -> list[str]:
+    """The names of the pictures that the guide's commands write."""
+    return re.findall(r"\(pictures/(guide-.*?\.png)\)", GUIDE.read_text())
+
+
+def run(config: Config) -> None:
+    """Train, draw, and copy the pictures to `config.figures`."""
+    figures = config.figures.absolute()
+    for name in pictures():
+        if (figures / name).exists():
+            raise UserError(f"{figures / name} is there already: remove it, or choose --figures")
+    where = ["--data-dir", str(config.data_dir.absolute())] if config.data_dir else []
+    config.workdir.mkdir(parents=True, exist_ok=True)
+    with contextlib.chdir(config.workdir):
+        for module, *arguments in commands():
+            if arguments[0] in LEFT_OUT:
+                continue
+            print(module, *arguments)
+            if module == "cnn_jax":
+                program.main([*arguments, *where])
+            else:
+                _train(module, [*arguments, *where])
+        figures.mkdir(parents=True, exist_ok=True)
+        folders = sorted(_folders(), key=len, reverse=True)
+        for name in pictures():
+            rest = name.removeprefix("guide-")
+            folder = next(folder for folder in folders if rest.startswith(f"{folder}-"))
+            shutil.copyfile(Path(folder) / rest.removeprefix(f"{folder}-"), figures / name)
+
+
+def _train(module: str, arguments: list[str]) -> None:
+    """In a process of its own: a script's options of the loop are its own matter."""
+    folder = Path(arguments[arguments.index("--workdir") + 1])
+    if not (folder / "result.json").exists():
+        environment = os.environ | {"PYTHONPATH": str(GUIDE.parents[1])}
+        subprocess.run([sys.executable, "-m", module, *arguments], env=environment, check=True)
+
+
+def _folders() -> list[str]:
+    return [words[words.index("--out") + 1] for words in commands() if "--out" in words]
+
+
+if __name__ == "__main__":
+    with cli.exit_on_user_error():
+        with cli.usage_errors_in_one_line():
+            config = tyro.cli(Config, description=__doc__)
+        run(config)

@@ -1,0 +1,191 @@
+"""`reproduce` says match of what is as it was, and mismatch of anything that is not."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from cnn_jax import __main__ as program
+from cnn_jax import runs
+from cnn_jax.check.reproduce import EVALUATED, RETRAINED, Comparison, reproduce, standard_error
+from cnn_jax.errors import UserError
+from cnn_jax.runs import environment as receipt
+from cnn_jax.runs.checkpoint import Checkpoints
+from cnn_jax.runs.journal import write_json
+from cnn_jax.step import init_state
+
+
+@pytest.fixture
+def run(tiny_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
+
+
+def rows(run: Path) -> dict[str, bool]:
+    (found,) = reproduce(run)
+    return {name: matches for name, _, _, matches in found.rows}
+
+
+def change(path: Path, edit: Callable[[dict], object]) -> None:
+    content = json.loads(path.read_text())
+    edit(content)
+    write_json(path, content)
+
+
+def test_an_untouched_run_matches_to_the_last_bit(run: Path) -> None:
+    (found,) = reproduce(run)
+    assert found.matches and not found.differences and found.tolerance == 0
+    named = {"training data sha256", "evaluation data sha256", "script", "parameters sha256"}
+    assert {name for name, *_ in found.rows} >= named | {"loss", "accuracy", "top5", "count"}
+
+
+def test_the_command_prints_the_verdict_and_exits_with_it(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program.main(["reproduce", str(run)])
+    assert capsys.readouterr().out.splitlines()[-1] == "match"
+    change(run / "result.json", lambda result: result.update(accuracy=0.5))
+    with pytest.raises(SystemExit) as ended:
+        program.main(["reproduce", str(run), "--json"])
+    assert ended.value.code == 1
+    said = json.loads(capsys.readouterr().out)
+    assert not said["match"] and ["accuracy", 0.5] in [row[:2] for row in said["rows"]]
+
+
+def test_one_bit_of_the_parameters_is_a_mismatch(run: Path) -> None:
+    """Saved anew with its own checksum, so that only the comparison with the receipt can tell."""
+    build, config, data_dir = runs.load(run)
+    like = jax.eval_shape(lambda: init_state(build(config, data_dir)))
+    opened = Checkpoints(run / "checkpoints")
+    state = opened.restore(12, like)
+    kernel = state.params["output"]["kernel"]
+    kernel.view("uint8").reshape(-1)[0] ^= 1
+    shutil.rmtree(run / "checkpoints" / "12")
+    opened._manager.reload()
+    opened.save(12, state)
+    opened.wait()
+    opened.close()
+    found = rows(run)
+    assert not found["parameters sha256"] and found["training data sha256"]
+
+
+def test_a_flipped_byte_in_the_file_of_the_parameters_is_a_mismatch(run: Path) -> None:
+    files = [p for p in (run / "checkpoints/12/state").rglob("*") if p.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    largest.write_bytes(content)
+    assert not rows(run)["checkpoint"]
+    with pytest.raises(SystemExit) as ended:
+        program.main(["reproduce", str(run)])
+    assert ended.value.code == 1
+
+
+def test_an_edited_script_or_other_data_is_a_mismatch(run: Path) -> None:
+    script = run / "experiment.py"
+    script.write_text(script.read_text() + "\n# edited\n")
+    other = {"sha256": "0" * 64, "eval_sha256": "1" * 64}
+    change(run / "config.json", lambda content: content["dataset"].update(other))
+    found = rows(run)
+    assert not found["script"] and found["loss"]
+    assert not found["training data sha256"] and not found["evaluation data sha256"]
+
+
+def test_another_environment_is_named_and_has_a_tolerance(run: Path) -> None:
+    def older(content: dict) -> None:
+        content["environment"]["packages"]["jax"] = "0.9.0"
+        content["environment"]["cores"] = 99  # of no consequence
+
+    change(run / "config.json", older)
+    change(run / "result.json", lambda result: result.update(loss=result["loss"] + 1e-5))
+    (found,) = reproduce(run)
+    assert found.matches and found.tolerance > 0
+    (difference,) = found.differences
+    assert re.fullmatch(r"jax was 0\.9\.0, is .*", difference)
+    change(run / "result.json", lambda result: result.update(loss=result["loss"] + 1e-2))
+    assert not reproduce(run)[0].matches
+
+
+@pytest.mark.parametrize(
+    ("count", "accuracy", "again", "match"),
+    (
+        (10_000, 0.994, 0.990, True),
+        (10_000, 0.994, 0.988, False),  # two standard errors are 0.0015, and 0.005 more
+        (1_966, 0.70, 0.718, True),  # they are 0.0207
+        (1_966, 0.70, 0.722, False),
+    ),
+)
+def test_few_examples_are_held_to_two_standard_errors(
+    count: int, accuracy: float, again: float, match: bool
+) -> None:
+    then = {"count": count, "accuracy": accuracy}
+    cases = ((RETRAINED, True, match), (EVALUATED, False, False), (0.0, True, False))
+    for tolerance, retrained, expected in cases:
+        comparison = Comparison("", [], tolerance, retrained)
+        comparison.figures(then, {**then, "accuracy": again})
+        assert comparison.matches == expected
+    losses = np.random.default_rng(0).uniform(size=count) < 1 - accuracy  # 1 for each error
+    error = losses.std() / count**0.5
+    assert abs(standard_error("loss", {**then, "loss": losses.mean()}) / error - 1) < 0.2
+
+
+def test_training_again_gives_the_same_parameters(run: Path, tmp_path: Path) -> None:
+    (found,) = reproduce(run, retrain=True, scratch=tmp_path / "again")
+    assert found.matches and "parameters sha256" in {name for name, *_ in found.rows}
+
+
+@pytest.mark.slow
+def test_training_again_with_another_seed_is_a_mismatch(run: Path, tmp_path: Path) -> None:
+    change(run / "config.json", lambda content: content["config"].update(seed=1))
+    (found,) = reproduce(run, retrain=True, scratch=tmp_path / "again")
+    assert not found.matches
+    ((_, zero, largest, _),) = [r for r in found.rows if "largest difference" in r[0]]
+    assert zero == 0 and largest > 0.01
+
+
+def test_a_record_is_trained_again(run: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    shutil.copy(run / "experiment.py", tmp_path / "tiny.py")
+    described, result = (json.loads((run / n).read_text()) for n in ("config.json", "result.json"))
+    seed = described["config"].pop("seed")
+    record = {name: described[name] for name in ("experiment", "config", "environment")}
+    record |= {name: result.pop(name) for name in ("parameters", "step", "split", "count")}
+    record |= {"runs": [{"seed": seed, **result}]}
+    write_json(results / "tiny.json", record)
+    (found,) = reproduce(results / "tiny.json", scratch=tmp_path / "again")
+    assert found.matches and found.run == "tiny, seed 0"
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [("nothing", "neither"), (".", "not finished"), ("metrics.jsonl", "neither")],
+)
+def test_what_cannot_be_reproduced_is_said_in_a_line(target: str, message: str, run: Path) -> None:
+    (run / "result.json").unlink()
+    with pytest.raises(UserError, match=message):
+        reproduce(run / target)
+
+
+def test_the_source_hash_is_of_names_and_contents(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("x = 1")
+    first = receipt.source_sha256(tmp_path)
+    (tmp_path / "notes.txt").write_text("of no consequence")
+    assert receipt.source_sha256(tmp_path) == first
+    (tmp_path / "a.py").rename(tmp_path / "b.py")
+    second = receipt.source_sha256(tmp_path)
+    (tmp_path / "b.py").write_text("x = 2")
+    assert len({first, second, receipt.source_sha256(tmp_path)}) == 3
+
+
+def test_an_environment_is_json_and_does_not_differ_from_itself() -> None:
+    now = receipt.environment()
+    assert receipt.differences(json.loads(json.dumps(now)), now) == []
+    assert now["packages"]["numpy"] and now["packages"]["jaxlib"]  # needed by what was named
+    assert receipt.differences({**now, "xla_flags": "--other"}, now) == [
+        f"xla_flags was --other, is {now['xla_flags'] or 'not set'}"
+    ]

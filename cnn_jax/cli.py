@@ -19,7 +19,7 @@ from absl import logging as absl_logging
 
 from cnn_jax import runs
 from cnn_jax.data import content_sha256
-from cnn_jax.devices import allocator, compiled, parallel
+from cnn_jax.devices import parallel, process
 from cnn_jax.devices.signals import late_request
 from cnn_jax.errors import Stopped, UserError
 from cnn_jax.experiment import Experiment
@@ -53,13 +53,13 @@ def main(
         config, options, several = _parse(config_class, options, arguments)
         options.check()
         if options.deterministic:
-            parallel.choose_deterministic_kernels()
+            process.choose_deterministic_kernels()
         if _instead.get() is None:
-            compiled.keep()
+            process.keep_compiled_programs()
         parallel.initialise_processes(
             options.distributed, options.coordinator, options.num_processes, options.process_id
         )
-        allocator.keep_freed_memory()
+        process.keep_freed_memory()
         variants = several.variants(config)
         if variants == [{}]:
             experiment = build(config, options.data_dir)

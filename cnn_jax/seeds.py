@@ -15,7 +15,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import jax
 import numpy as np
 
-from cnn_jax import runs
 from cnn_jax.devices.feed import Kind, choose
 from cnn_jax.devices.parallel import AXIS
 from cnn_jax.errors import UserError
@@ -114,27 +113,6 @@ def stack(
     except (TypeError, ValueError, UserError):  # a value decides what is compiled
         return None
     return stacked if parameters <= SMALL * len(variants) else None
-
-
-def load_experiment(folder: Path, data_dir: Path | None = None) -> Experiment:
-    """The experiment of a run folder as it was trained, members included.
-
-    Args:
-        data_dir: where prepared datasets lie; None is where the run had them.
-
-    Raises:
-        UserError: no run is there, or it cannot be built here.
-    """
-    build, config, data_dir_then = runs.load(folder)
-    described = runs.describe(folder)
-    several = Several(**described["several"])
-    variants, data_dir = several.variants(config), data_dir or data_dir_then
-    if variants == [{}]:
-        return build(config, data_dir)
-    stacked = stack(build, config, variants, data_dir, "resident")
-    if stacked is None:
-        raise UserError(f"{folder} holds trainings side by side that cannot be stacked here")
-    return stacked
 
 
 def unstacked(result: Mapping[str, Any]) -> list[dict[str, float]]:

@@ -16,11 +16,11 @@ import pytest
 
 from cnn_jax.augment.basic import centre_crop, pad, resize
 from cnn_jax.data import load_dataset
-from cnn_jax.evaluate.exact import Trained
 from cnn_jax.models import MLP, LeNet5, LeNet5_1998
 from cnn_jax.models.layers import BlurPool, Conv, Dropout, MaxPool
 from cnn_jax.see import page
 from cnn_jax.step import init_state
+from cnn_jax.trained import Trained
 from experiments import lenet5_digits
 
 CHROMIUM = next(

@@ -1,7 +1,6 @@
 """Run the programs as a user would, and read what they leave behind."""
 
 import contextlib
-import functools
 import os
 import subprocess
 import sys
@@ -17,8 +16,7 @@ import tiny
 from cnn_jax import __main__ as program
 from cnn_jax import cli
 from cnn_jax.runs.checkpoint import Checkpoints
-from cnn_jax.seeds import load_experiment
-from cnn_jax.step import init_state
+from cnn_jax.trained import restore
 
 ROOT = Path(__file__).parents[1]
 TINY = (str(ROOT / "tests" / "tiny.py"),)
@@ -75,11 +73,7 @@ def saved_steps(folder: Path) -> list[int]:
 
 def saved_state(folder: Path, step: int | None = None) -> dict[str, np.ndarray]:
     """Every array of a checkpoint, the last by default, by its path in the `TrainState`."""
-    like = jax.eval_shape(functools.partial(init_state, load_experiment(folder)))
-    with contextlib.closing(Checkpoints(folder / "checkpoints", read_only=True)) as checkpoints:
-        step = checkpoints.latest() if step is None else step
-        assert step is not None
-        state = checkpoints.restore(step, like)
+    state = restore(folder, step).state
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 

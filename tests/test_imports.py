@@ -15,6 +15,7 @@ ROWS: list[set[str]] = [
     {"experiment"},
     {"step"},
     {"seeds"},
+    {"trained"},
     {"advance"},
     {"evaluate"},
     {"train", "see"},

@@ -14,9 +14,10 @@ from scipy import stats
 
 from cnn_jax import __main__ as program
 from cnn_jax import cli, seeds
-from cnn_jax.evaluate.exact import evaluate_run, open_networks
+from cnn_jax.evaluate.exact import evaluate_run
 from cnn_jax.evaluate.summary import summarise
 from cnn_jax.runs.journal import read_curves, read_lines
+from cnn_jax.trained import open_networks
 
 # Members' sums are taken by other kernels than a single network's, over 12 steps.
 TOLERANCE = 2e-5

@@ -7,8 +7,6 @@ are rounded in another order: an evaluation must then agree within `EVALUATED`, 
 multiplies such changes, within `RETRAINED` or two standard errors, whichever is more.
 """
 
-import contextlib
-import functools
 import json
 import math
 import os
@@ -24,14 +22,13 @@ import numpy as np
 
 from cnn_jax import runs
 from cnn_jax.data import content_sha256
-from cnn_jax.devices import parallel
+from cnn_jax.devices import process
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate.exact import evaluate_run
 from cnn_jax.runs.arrays import sha256
-from cnn_jax.runs.checkpoint import Checkpoints, Damaged
+from cnn_jax.runs.checkpoint import Damaged
 from cnn_jax.runs.environment import differences, environment, imported_scripts
-from cnn_jax.seeds import load_experiment
-from cnn_jax.step import init_state
+from cnn_jax.trained import load_experiment, restore
 
 EVALUATED = 1e-4  # of each mean: one example of 10,000
 RETRAINED = 5e-3
@@ -129,29 +126,25 @@ def _needed(scratch: Path | None) -> Path:
 def _evaluated_again(folder: Path, data_dir: Path | None) -> Comparison:
     described, result = _finished(folder)
     if described["options"].get("deterministic"):
-        parallel.choose_deterministic_kernels()
+        process.choose_deterministic_kernels()
     now = environment()
     changes = differences(described["environment"], now)
     comparison = Comparison(str(folder), changes, EVALUATED if changes else 0.0)
-    experiment = load_experiment(folder, data_dir)
-    data = experiment.dataset
+    data = load_experiment(folder, data_dir).dataset
     recorded = described["dataset"]
     comparison.same("training data sha256", recorded["sha256"], data.statistics.sha256)
     held = content_sha256(data, result["split"])
     comparison.same("evaluation data sha256", recorded.get("eval_sha256", held), held)
-    opened = Checkpoints(folder / "checkpoints", read_only=True)
     try:
-        with contextlib.closing(opened) as checkpoints:
-            about = checkpoints.about(result["step"])
-            state = checkpoints.restore(
-                result["step"], jax.eval_shape(lambda: init_state(experiment))
-            )
+        restored = restore(folder, result["step"], data_dir)
         script = (folder / "experiment.py").read_text()
-        comparison.same("script", about["receipt"].get("script", script) == script, True)
+        comparison.same("script", restored.receipt.get("script", script) == script, True)
         if (imports := described["imports"]) is not None:
             now = imported_scripts(folder / "experiment.py")
             comparison.same("imported scripts", imports, now, True)
-        comparison.same("parameters sha256", result["parameters_sha256"], sha256(state.params))
+        comparison.same(
+            "parameters sha256", result["parameters_sha256"], sha256(restored.state.params)
+        )
         again = evaluate_run(
             folder,
             result["split"],
@@ -272,13 +265,10 @@ def chosen(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _distance(one: Path, other: Path, data_dir: Path | None) -> float:
     """The largest difference between a parameter of two finished runs of one experiment."""
-    params = []
-    for folder in (one, other):
-        experiment = load_experiment(folder, data_dir)
-        like = jax.eval_shape(functools.partial(init_state, experiment))
-        opened = Checkpoints(folder / "checkpoints", read_only=True)
-        with contextlib.closing(opened) as checkpoints:
-            params.append(checkpoints.restore(_finished(folder)[1]["step"], like).params)
+    params = [
+        restore(folder, _finished(folder)[1]["step"], data_dir).state.params
+        for folder in (one, other)
+    ]
     largest = jax.tree.map(lambda a, b: np.abs(a.astype(float) - b).max(initial=0), *params)
     return float(max(jax.tree.leaves(largest)))
 

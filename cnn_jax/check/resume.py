@@ -4,7 +4,6 @@ Both runs share a compilation cache in the scratch folder, so that a restart cos
 straight run fills it.
 """
 
-import functools
 import json
 import os
 import subprocess
@@ -19,10 +18,8 @@ import numpy as np
 
 from cnn_jax import runs
 from cnn_jax.errors import UserError
-from cnn_jax.runs.checkpoint import Checkpoints
 from cnn_jax.runs.journal import last_step
-from cnn_jax.seeds import load_experiment
-from cnn_jax.step import init_state
+from cnn_jax.trained import restore
 
 Say = Callable[[str], object]
 
@@ -134,13 +131,7 @@ def train_with_kills(
 
 def differing(one: Path, other: Path) -> list[str]:
     """Names of arrays of the last checkpoint, files and figures in which two runs differ."""
-    states = []
-    for folder in (one, other):
-        like = jax.eval_shape(functools.partial(init_state, load_experiment(folder)))
-        checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
-        step = checkpoints.latest()
-        states.append({} if step is None else _by_name(checkpoints.restore(step, like)))
-        checkpoints.close()
+    states = [_by_name(restore(folder).state) for folder in (one, other)]
     names = [n for n in {**states[0], **states[1]} if states[0].get(n) != states[1].get(n)]
     metrics = [(folder / "metrics.jsonl").read_bytes() for folder in (one, other)]
     names += ["metrics.jsonl"] * (metrics[0] != metrics[1])

@@ -4,7 +4,7 @@ import json as json_module
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from rich.box import SIMPLE_HEAD
@@ -13,7 +13,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from cnn_jax.errors import UserError
-from cnn_jax.evaluate.exact import Trained, open_networks
 
 Script = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="EXPERIMENT")]
 Unknown = tyro.conf.Suppress[tuple[str, ...]]  # flags that are an experiment's own
@@ -38,45 +37,6 @@ def check_out(folder: Path | None) -> None:
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not (there.is_dir() and os.access(there, os.W_OK)):
         raise UserError(f"--out {folder} cannot be made: {there} cannot be written to")
-
-
-def open_named(
-    folders: Sequence[Path],
-    names: Sequence[str],
-    step: int | Literal["best"] | None,
-    data_dir: Path | None,
-) -> dict[str, Trained]:
-    """The networks of runs by what to call them; without names, by their folders' names.
-
-    Raises:
-        UserError: there is no run, the names are not as many or not different, or `open_run`'s.
-    """
-    if not folders:
-        raise UserError("give at least one run folder")
-    if names and len(names) != len(folders):
-        raise UserError(f"--names gives {len(names)} names for {len(folders)} runs")
-    labels = names or [folder.resolve().name for folder in folders]
-    if len(set(labels)) < len(labels):
-        raise UserError(f"runs need different names, got {', '.join(labels)}: choose --names")
-    return {
-        name + network.run.removeprefix(str(folder)): network
-        for name, folder in zip(labels, folders, strict=True)
-        for network in open_networks(folder, step, data_dir)
-    }
-
-
-def one_network(
-    folder: Path, member: int, step: int | Literal["best"] | None, data_dir: Path | None
-) -> Trained:
-    """The network of a run, or one of those that were trained there side by side.
-
-    Raises:
-        UserError: `open_run`'s, or there is no such member.
-    """
-    networks = open_networks(folder, step, data_dir)
-    if not 0 <= member < len(networks):
-        raise UserError(f"{folder} has the members 0 to {len(networks) - 1}, not {member}")
-    return networks[member]
 
 
 def layer_table(rows: Mapping[str, Sequence[str]], *columns: str) -> Table:

@@ -13,10 +13,10 @@ from cnn_jax.commands.arguments import DataDir, Out, Runs, check_out
 from cnn_jax.devices.feed import Kind
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate import report
-from cnn_jax.evaluate.exact import open_networks
 from cnn_jax.evaluate.predict import views_of
 from cnn_jax.evaluate.report import Assessment
 from cnn_jax.evaluate.scores import Estimate
+from cnn_jax.trained import open_networks
 
 
 def evaluate(

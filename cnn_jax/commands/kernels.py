@@ -5,11 +5,12 @@ from typing import Any, Literal
 import numpy as np
 from rich.console import Console
 
-from cnn_jax.commands.arguments import DataDir, Out, Run, check_out, layer_table, one_network
+from cnn_jax.commands.arguments import DataDir, Out, Run, check_out, layer_table
 from cnn_jax.figures import maps as figures
 from cnn_jax.figures import save
 from cnn_jax.see.network import chosen
 from cnn_jax.see.network import kernels as kernels_of
+from cnn_jax.trained import open_network
 
 
 def kernels(
@@ -34,7 +35,7 @@ def kernels(
         out: New or empty folder for a figure per layer, numbered in their order, as PNG.
     """
     check_out(out)
-    found = kernels_of(one_network(run, member, step, data_dir))
+    found = kernels_of(open_network(run, member, step, data_dir))
     shown = chosen(found, layers)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

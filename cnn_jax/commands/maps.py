@@ -7,13 +7,13 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from cnn_jax.commands.arguments import DataDir, Out, Run, check_out, layer_table, one_network
+from cnn_jax.commands.arguments import DataDir, Out, Run, check_out, layer_table
 from cnn_jax.errors import UserError
-from cnn_jax.evaluate.exact import Trained
 from cnn_jax.figures import maps as figures
 from cnn_jax.figures import save
 from cnn_jax.see.images import example, open_file
 from cnn_jax.see.network import chosen, look
+from cnn_jax.trained import Trained, open_network
 
 
 def maps(
@@ -46,7 +46,7 @@ def maps(
     if image is not None and (index is not None or split is not None):
         raise UserError("give --image, or --index and --split, not both")
     check_out(out)
-    trained = one_network(run, member, step, data_dir)
+    trained = open_network(run, member, step, data_dir)
     pixels, label = _image(trained, image, index or 0, split)
     seen = look(trained, pixels)
     shown = chosen(seen.layers, layers)

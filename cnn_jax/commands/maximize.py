@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from cnn_jax.commands.arguments import DataDir, Out, Run, check_out, one_network
+from cnn_jax.commands.arguments import DataDir, Out, Run, check_out
 from cnn_jax.figures import patches as figures
 from cnn_jax.figures import save
 from cnn_jax.see.maximize import Excited
 from cnn_jax.see.maximize import maximize as maximized
+from cnn_jax.trained import open_network
 
 
 def maximize(
@@ -48,7 +49,7 @@ def maximize(
         json: Print JSON instead of a table.
     """
     check_out(out)
-    trained = one_network(run, member, step, data_dir)
+    trained = open_network(run, member, step, data_dir)
     dataset = trained.experiment.dataset
     split = split or trained.experiment.eval_split
     console = Console(stderr=True)

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-from cnn_jax.commands.arguments import DataDir, Runs, open_named
+from cnn_jax.commands.arguments import DataDir, Runs
 from cnn_jax.errors import UserError
 from cnn_jax.see.page import make_page
+from cnn_jax.trained import open_named
 
 
 def page(

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from cnn_jax.augment.corrupt import SEVERITIES
 from cnn_jax.augment.corrupt import corruption as corruption_named
-from cnn_jax.commands.arguments import DataDir, Out, Runs, check_out, open_named
+from cnn_jax.commands.arguments import DataDir, Out, Runs, check_out
 from cnn_jax.evaluate.shift import (
     CorruptionSweep,
     Padding,
@@ -23,6 +23,7 @@ from cnn_jax.evaluate.shift import (
 )
 from cnn_jax.figures import save
 from cnn_jax.figures import shift as figures
+from cnn_jax.trained import open_named
 
 
 def shift(

@@ -52,16 +52,6 @@ def initialise_processes(
             raise UserError(f"cannot join the other processes: {reason}") from error
 
 
-def choose_deterministic_kernels() -> None:
-    """Keep XLA to kernels that give the same bits every time, before any device is used.
-
-    That is so on CPUs anyway. On GPUs it rules out sums by atomic additions, and choices of kernels
-    that were timed while compiling.
-    """
-    given = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{given} --xla_gpu_deterministic_ops=true".strip()
-
-
 def check_divides(batch_size: int, accumulate: int = 1) -> None:
     """Refuse a batch that cannot be shared equally by all devices and micro-batches."""
     devices = jax.device_count()

@@ -1,9 +1,8 @@
 """Exact evaluation: every example once, summed, divided at the end, counted."""
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,9 +11,8 @@ from cnn_jax.devices import parallel
 from cnn_jax.devices.feed import Feed, Kind, evaluation_blocks, fetch, open_feed
 from cnn_jax.errors import UserError
 from cnn_jax.experiment import Experiment, over_members
-from cnn_jax.runs.checkpoint import Checkpoints
-from cnn_jax.seeds import folder_name, load_experiment
-from cnn_jax.step import eval_step, init_state, mean_metrics
+from cnn_jax.step import eval_step, mean_metrics
+from cnn_jax.trained import Step, open_run
 
 Evaluator = Callable[[Any, Any, Feed], dict[str, Any]]
 
@@ -55,74 +53,10 @@ def make_evaluator(experiment: Experiment, batch_size: int) -> Evaluator:
     return evaluate
 
 
-class Trained(NamedTuple):
-    """A network as a checkpoint of a run has it, on the devices."""
-
-    run: str
-    step: int
-    experiment: Experiment
-    params: Any
-    model_state: Any
-
-
-def open_run(
-    folder: Path, step: int | Literal["best"] | None = None, data_dir: Path | None = None
-) -> Trained:
-    """Rebuild a run's experiment from its folder, and read a checkpoint.
-
-    Args:
-        folder: a run folder.
-        step: of a checkpoint; "best" is the one with the highest metric, None the last.
-        data_dir: None is where the run had its data.
-
-    Raises:
-        UserError: there is no run, no such checkpoint, or its data are not prepared.
-    """
-    experiment = load_experiment(folder, data_dir)
-    if not (folder / "checkpoints").is_dir():
-        raise UserError(f"{folder} has no checkpoint yet")
-    best = next(iter(experiment.metrics), None)
-    opened = Checkpoints(folder / "checkpoints", best=best, read_only=True)
-    with contextlib.closing(opened) as checkpoints:
-        if step is None or step == "best":
-            step = checkpoints.best() if step else checkpoints.latest()
-        if step is None:
-            raise UserError(f"{folder} has no checkpoint yet, or none that was evaluated")
-        state = checkpoints.restore(step, like=jax.eval_shape(lambda: init_state(experiment)))
-    params, model_state = parallel.replicate((state.params, state.model_state))
-    return Trained(str(folder), step, experiment, params, model_state)
-
-
-def open_networks(
-    folder: Path, step: int | Literal["best"] | None = None, data_dir: Path | None = None
-) -> list[Trained]:
-    """The network of a run, or each of those that were trained there side by side, which are named
-    after what they have of their own: "RUN:seed-3". Arguments and errors: `open_run`'s.
-    """
-    trained = open_run(folder, step, data_dir)
-    members = trained.experiment.members
-    if members is None:
-        return [trained]
-    networks = []
-    for k in range(len(members.seeds)):
-        own = {name: values[k].item() for name, values in members.values.items()}
-        params, model_state = jax.tree.map(lambda x: x[k], (trained.params, trained.model_state))  # noqa: B023
-        networks.append(
-            Trained(
-                run=f"{folder}:{folder_name(own)}",
-                step=trained.step,
-                experiment=members.of(own),
-                params=params,
-                model_state=model_state,
-            )
-        )
-    return networks
-
-
 def evaluate_run(
     folder: Path,
     split: str | None = None,
-    step: int | Literal["best"] | None = None,
+    step: Step = None,
     data_dir: Path | None = None,
     batch_size: int = 250,
     kind: Kind = "auto",

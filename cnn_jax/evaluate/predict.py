@@ -12,8 +12,8 @@ from cnn_jax.devices import parallel
 from cnn_jax.devices.feed import Feed, evaluation_blocks, fetch
 from cnn_jax.devices.parallel import AXIS
 from cnn_jax.errors import UserError
-from cnn_jax.evaluate.exact import Trained
 from cnn_jax.step import evaluation_logits
+from cnn_jax.trained import Trained
 
 
 def predict(

@@ -22,10 +22,11 @@ from cnn_jax.data import Dataset, content_sha256
 from cnn_jax.devices.feed import Kind, open_feed
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate import scores
-from cnn_jax.evaluate.exact import Trained, make_evaluator
+from cnn_jax.evaluate.exact import make_evaluator
 from cnn_jax.evaluate.predict import mean_probability, predict
 from cnn_jax.evaluate.scores import Estimate, Scores
 from cnn_jax.figures.evaluation import confusion_matrix, gallery, reliability_diagram
+from cnn_jax.trained import Trained
 
 WORST = 24  # images in the gallery
 

@@ -24,9 +24,9 @@ from cnn_jax.devices import parallel
 from cnn_jax.devices.feed import Told, evaluation_blocks, fetch, open_feed, tell_nobody
 from cnn_jax.devices.parallel import AXIS
 from cnn_jax.errors import UserError
-from cnn_jax.evaluate.exact import Trained
 from cnn_jax.metrics import accuracy
 from cnn_jax.step import evaluation_logits, example_keys
+from cnn_jax.trained import Trained
 
 Padding = Literal["zeros", "edge"]
 # (keys [b], images uint8 [b, H, W, C]) -> a function of one of the views -> images [b, H, W, C]

@@ -13,11 +13,11 @@ from cnn_jax.devices import parallel
 from cnn_jax.devices.feed import Told, evaluation_blocks, fetch, open_feed, tell_nobody
 from cnn_jax.devices.parallel import AXIS
 from cnn_jax.errors import UserError
-from cnn_jax.evaluate.exact import Trained
 from cnn_jax.see.layers import layer_output, layer_shapes
 from cnn_jax.see.network import chosen, prepared
 from cnn_jax.see.receptive import Box, receptive_field
 from cnn_jax.step import prepare_images
+from cnn_jax.trained import Trained
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def maximize(
         raise UserError(f"--count and --batch-size are at least 1, got {count} and {batch_size}")
     experiment = trained.experiment
     blank = prepared(trained, np.zeros(experiment.dataset.image_shape, np.uint8))
-    variables = {"params": trained.params, **trained.model_state}
+    variables = trained.variables
     shapes = layer_shapes(experiment.model, variables, blank)
     shape = next(iter(chosen(shapes, (layer,)).values()))
     if not 0 <= unit < shape[-1]:

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax.errors import UserError
-from cnn_jax.evaluate.exact import Trained
 from cnn_jax.evaluate.predict import log_softmax
 from cnn_jax.see.layers import layer_kernels, layer_outputs
 from cnn_jax.step import prepare_images
+from cnn_jax.trained import Trained
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ def look(trained: Trained, image: np.ndarray) -> Seen:
         UserError: the network is no Flax module.
     """
     images = prepared(trained, image)
-    variables = {"params": trained.params, **trained.model_state}
+    variables = trained.variables
     logits, layers = layer_outputs(trained.experiment.model, variables, images)
     return Seen(np.asarray(logits)[0], {name: np.asarray(x)[0] for name, x in layers.items()})
 
@@ -47,7 +47,7 @@ def kernels(trained: Trained) -> dict[str, np.ndarray]:
         UserError: the network is no Flax module, or has none.
     """
     blank = np.zeros(trained.experiment.dataset.image_shape, np.uint8)
-    variables = {"params": trained.params, **trained.model_state}
+    variables = trained.variables
     return layer_kernels(trained.experiment.model, variables, prepared(trained, blank))
 
 

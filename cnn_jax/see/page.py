@@ -22,10 +22,10 @@ import numpy as np
 
 from cnn_jax.augment.basic import ByLabel
 from cnn_jax.errors import UserError
-from cnn_jax.evaluate.exact import Trained
 from cnn_jax.models import count_parameters
 from cnn_jax.see.layer_list import Layer, layer_list
 from cnn_jax.step import prepare_images
+from cnn_jax.trained import Trained
 
 MAX_BYTES = 12_000_000  # of weights on one page, before base64 makes them a third longer
 MAX_SIDE = 64  # pixels of an image
@@ -113,7 +113,7 @@ def network_layers(trained: Trained) -> list[Layer]:
     # Noise of all strengths, down to a blank image, so that no activation looks like another.
     images = (images * np.linspace(0, 1, 8)[:, None, None, None]).astype(np.uint8)
     standardised = prepare_images(experiment, experiment.eval_transforms, images, None)  # pyright: ignore
-    variables = {"params": trained.params, **trained.model_state}
+    variables = trained.variables
     try:
         layers = layer_list(experiment.model, variables, standardised)
     except UserError as error:

@@ -17,7 +17,7 @@ import jax
 
 from cnn_jax.advance import make_advance, split_into_blocks
 from cnn_jax.devices import feed, parallel
-from cnn_jax.devices.allocator import keep_freed_memory
+from cnn_jax.devices.process import keep_freed_memory
 from cnn_jax.runs.checkpoint import Checkpoints
 from cnn_jax.step import init_state
 from experiments import lenet5_mnist

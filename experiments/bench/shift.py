@@ -16,10 +16,10 @@ from typing import Any, Literal, NamedTuple
 from cnn_jax import cli
 from cnn_jax.commands.shift import shift_figures
 from cnn_jax.errors import UserError
-from cnn_jax.evaluate import exact
 from cnn_jax.evaluate.shift import ShiftSweep, sweep_shifts
 from cnn_jax.figures import save
 from cnn_jax.train import Options
+from cnn_jax.trained import open_networks
 from experiments import (
     alexnet2014_imagenette,
     alexnet2014_mnist,
@@ -78,7 +78,7 @@ def run(config: Config) -> dict[str, Any]:
         where = dataclasses.replace(network.options, workdir=folder, data_dir=config.data_dir)
         script = network.script
         cli.main(script.Config, script.build, where, arguments=network.flags.split())
-        (trained,) = exact.open_networks(folder)
+        (trained,) = open_networks(folder)
         sweeps[name] = sweep_shifts(trained, config.max_shift, config.stride, batch_size=100)
         trainings[name] = training(folder)
     for path, figure in zip(pictures, shift_figures(sweeps).values(), strict=False):

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from cnn_jax.advance import make_advance, split_into_blocks
 from cnn_jax.devices import feed, parallel
-from cnn_jax.devices.allocator import keep_freed_memory
+from cnn_jax.devices.process import keep_freed_memory
 from cnn_jax.evaluate.exact import make_evaluator
 from cnn_jax.experiment import Experiment
 from cnn_jax.step import init_state

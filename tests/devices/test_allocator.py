@@ -14,7 +14,7 @@ SIZE = 100_000_000
 CODE = f"""
 import ctypes, resource, threading
 from pathlib import Path
-from cnn_jax.devices.allocator import keep_freed_memory
+from cnn_jax.devices.process import keep_freed_memory
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

@@ -17,9 +17,9 @@ from cnn_jax.data import array_dataset
 from cnn_jax.devices import parallel
 from cnn_jax.devices.feed import Kind, open_feed
 from cnn_jax.errors import UserError
-from cnn_jax.evaluate.exact import Trained
 from cnn_jax.evaluate.predict import mean_probability, predict, views_of
 from cnn_jax.experiment import Experiment
+from cnn_jax.trained import Trained
 
 EXAMPLES, CLASSES = 23, 7
 

@@ -12,11 +12,12 @@ import pytest
 
 from cnn_jax import __main__ as program
 from cnn_jax.augment.corrupt import SEVERITIES, corruption
-from cnn_jax.evaluate.exact import Trained, evaluate_run, open_run
+from cnn_jax.evaluate.exact import evaluate_run
 from cnn_jax.evaluate.shift import shift_offsets, sweep_corruptions, sweep_shifts
 from cnn_jax.figures import COLOURS
 from cnn_jax.figures import shift as figures
 from cnn_jax.step import example_keys
+from cnn_jax.trained import Trained, open_run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -38,7 +39,7 @@ def labels_of(trained: Trained, images: np.ndarray) -> np.ndarray:
     dataset = trained.experiment.dataset
     mean, std = (np.array(x, np.float32) for x in (dataset.mean, dataset.std))
     apply = jax.jit(partial(trained.experiment.model.apply, train=False, keys=None, mutable=[]))
-    variables = {"params": trained.params, **trained.model_state}
+    variables = trained.variables
     logits, _ = apply(variables, (images.astype(np.float32) / 255 - mean) / std)
     return np.asarray(logits).argmax(-1)
 

@@ -11,11 +11,11 @@ import pytest
 
 from cnn_jax import __main__ as program
 from cnn_jax.errors import UserError
-from cnn_jax.evaluate.exact import Trained, open_run
 from cnn_jax.figures import patches as figures
 from cnn_jax.see.layers import layer_outputs
 from cnn_jax.see.maximize import maximize, shown
 from cnn_jax.see.network import prepared
+from cnn_jax.trained import Trained, open_run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -27,7 +27,7 @@ def trained(tiny_run: Path) -> Trained:
 
 def all_maps(trained: Trained, layer: str, images: np.ndarray) -> np.ndarray:
     seen = np.concatenate([prepared(trained, image) for image in images])
-    variables = {"params": trained.params, **trained.model_state}
+    variables = trained.variables
     return np.asarray(layer_outputs(trained.experiment.model, variables, seen)[1][layer])  # pyright: ignore
 
 

@@ -13,10 +13,10 @@ from PIL import Image
 from cnn_jax import __main__ as program
 from cnn_jax import models
 from cnn_jax.errors import UserError
-from cnn_jax.evaluate.exact import Trained, open_run
 from cnn_jax.figures import maps as figures
 from cnn_jax.see.layers import layer_kernels, layer_outputs
 from cnn_jax.see.network import kernels, look
+from cnn_jax.trained import Trained, open_run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 RANDOM = np.random.default_rng(0)
@@ -128,7 +128,7 @@ def test_a_trained_network_sees_what_evaluation_sees(trained: Trained) -> None:
     image = dataset.open("test").read([5])["image"][0]
     seen = look(trained, image)
     mean, std = (np.array(x, np.float32) for x in (dataset.mean, dataset.std))
-    variables = {"params": trained.params, **trained.model_state}
+    variables = trained.variables
     logits, _ = trained.experiment.model.apply(
         variables, (image[None] / np.float32(255) - mean) / std, train=False, keys=None, mutable=[]
     )

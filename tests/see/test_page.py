@@ -17,10 +17,10 @@ from cnn_jax import cli
 from cnn_jax.data import array_dataset, load_dataset
 from cnn_jax.devices.feed import open_feed
 from cnn_jax.errors import UserError
-from cnn_jax.evaluate.exact import Trained
 from cnn_jax.evaluate.predict import predict
 from cnn_jax.models import MLP, LeNet5
 from cnn_jax.see import page
+from cnn_jax.trained import Trained
 from experiments import mlp_mnist
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -7,8 +7,8 @@ import pages
 import pytest
 from pages import in_chromium
 
-from cnn_jax.evaluate.exact import Trained
 from cnn_jax.see import page
+from cnn_jax.trained import Trained
 
 
 @pytest.fixture(scope="module")

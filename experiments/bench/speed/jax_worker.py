@@ -11,9 +11,9 @@ from jax import lax
 
 from cnn_jax.advance import make_advance
 from cnn_jax.devices import feed as feeds
-from cnn_jax.devices import parallel
-from cnn_jax.devices.allocator import keep_freed_memory
+from cnn_jax.devices import parallel, process
 from cnn_jax.devices.parallel import AXIS
+from cnn_jax.devices.process import keep_freed_memory
 from cnn_jax.experiment import Experiment
 from cnn_jax.step import evaluation_logits, init_state
 from experiments.bench.speed.networks import experiment
@@ -108,7 +108,7 @@ def device_peak() -> int | None:
 def main(task: Task, *, deterministic: bool) -> None:
     keep_freed_memory()  # as every training does
     if deterministic:
-        parallel.choose_deterministic_kernels()
+        process.choose_deterministic_kernels()
     own = experiment(task)
     feed = feeds.open_feed(own.dataset, own.train_split, "resident", readers=1)
     benchmarks = {"train": training(own, feed, task.dispatch)}

@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from cnn_jax.devices.allocator import keep_freed_memory
+from cnn_jax.devices.process import keep_freed_memory
 from cnn_jax.step import prepare_images
 from experiments.bench.speed.networks import experiment
 from experiments.bench.speed.task import Task, noise

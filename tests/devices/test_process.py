@@ -12,7 +12,7 @@ import jax
 import programs
 import pytest
 
-from cnn_jax.devices import compiled
+from cnn_jax.devices import process
 
 CONFIG: Any = jax.config
 SETTINGS = (
@@ -75,14 +75,14 @@ def ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder that JAX is told of unless its own variables say otherwise."""
     before = {name: getattr(jax.config, name) for name in SETTINGS}
     jax.config.update("jax_compilation_cache_dir", None)
-    monkeypatch.setattr(compiled, "OURS", tmp_path / "kept")
+    monkeypatch.setattr(process, "CACHE", tmp_path / "kept")
     yield tmp_path / "kept"
     for name, value in before.items():
         jax.config.update(name, value)
 
 
 def chosen() -> str | None:
-    compiled.keep()
+    process.keep_compiled_programs()
     return CONFIG.jax_compilation_cache_dir
 
 
@@ -91,7 +91,7 @@ def test_each_processor_and_number_of_cores_has_a_folder(
 ) -> None:
     folders = []
     for processor in ("old", "new"):
-        monkeypatch.setattr(compiled, "processor", lambda name=processor: name)
+        monkeypatch.setattr(process, "processor", lambda name=processor: name)
         for cores in (2, 16):
             monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: set(range(n)))
             jax.config.update("jax_compilation_cache_dir", None)

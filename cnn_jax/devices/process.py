@@ -1,0 +1,90 @@
+"""Settings of this process: compiled programs kept on disk, kernels, and freed memory."""
+
+import ctypes
+import hashlib
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from cnn_jax.runs.environment import processor
+
+CACHE_SECONDS = 30 * 24 * 3600  # that a compiled program is kept
+CACHE = Path("~/.cache/cnn_jax/compiled")
+
+# Of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+_PAD = 256 << 20  # bytes that are fetched from the system at a time
+
+
+def keep_compiled_programs() -> None:
+    """Make JAX keep on disk what this process compiles, and use what was kept before.
+
+    JAX recognises a program by its operations, its own version, XLA's flags and the kind of device,
+    but takes all CPUs for one, although XLA compiles for their vector instructions and number of
+    cores: here each has a folder. Programs older than a month are removed.
+
+    JAX's own variables take precedence: JAX_COMPILATION_CACHE_DIR names another folder, with JAX's
+    own rules for what is worth keeping, and JAX_ENABLE_COMPILATION_CACHE=false keeps nothing. Nor
+    is anything kept where the folder cannot be written. Several processes may share it: they write
+    the same programs, and one that a kill left incomplete is compiled again by whoever meets it.
+    """
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
+        return
+    machine = f"{processor()} {len(os.sched_getaffinity(0))}"
+    folder = CACHE.expanduser() / hashlib.sha256(machine.encode()).hexdigest()[:8]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            return
+        for path in folder.iterdir():
+            if path.stat().st_mtime < time.time() - CACHE_SECONDS:
+                path.unlink()
+    except OSError:  # no folder; or another process has just removed the same
+        if not folder.is_dir():
+            return
+    config.update("jax_compilation_cache_dir", str(folder))
+    # By default what compiles within a second is not kept: that is half of a small network's start.
+    config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def choose_deterministic_kernels() -> None:
+    """Restrict XLA to kernels that give the same bits every time, before any device is used.
+
+    CPUs have no others. On GPUs it rules out sums by atomic additions, and choosing between kernels
+    by timing them while compiling.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+
+
+def keep_freed_memory() -> bool:
+    """Make C's allocator keep large blocks that are freed, for the next that asks; return whether
+    it does.
+
+    XLA on CPU asks for the memory of intermediate results in every step and frees it after, and so
+    do readers with the blocks that they fill. glibc hands such memory back to the system, which
+    then has to find and zero each of its pages anew: without that AlexNet trains faster, and
+    LeNet-5 no slower. The price is that the process stays as large as it ever was. Threads started
+    from then on share one arena: blocks above the 64 MB of a thread's own come from the system and
+    go back to it whatever the other settings are. Other C libraries are left as they are, and so is
+    an allocator that the user has configured by GLIBC_TUNABLES.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "gnu_get_libc_version"):  # musl has a mallopt that does nothing
+        return False
+    if "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+        return False
+    settings = (
+        (_M_MMAP_MAX, 0),
+        (_M_TRIM_THRESHOLD, -1),
+        (_M_TOP_PAD, _PAD),
+        (_M_ARENA_MAX, 1),
+    )
+    return all([library.mallopt(name, value) == 1 for name, value in settings])

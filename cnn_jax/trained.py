@@ -1,0 +1,155 @@
+"""Open a run: its experiment and the parameters of a checkpoint. The only way to do so."""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+
+from cnn_jax import runs
+from cnn_jax.devices import parallel
+from cnn_jax.errors import UserError
+from cnn_jax.experiment import Experiment, Variables
+from cnn_jax.runs.checkpoint import Checkpoints
+from cnn_jax.seeds import Several, folder_name, stack
+from cnn_jax.step import TrainState, init_state
+
+Step = int | Literal["best"] | None  # of a checkpoint: a step, the best, or None for the last
+
+
+class Restored(NamedTuple):
+    """A checkpoint of a run, read and checked."""
+
+    experiment: Experiment
+    step: int
+    state: TrainState  # NumPy arrays
+    receipt: dict[str, Any]  # what the checkpoint says of the run that wrote it
+
+
+class Trained(NamedTuple):
+    """A network with the parameters of a checkpoint, on the devices."""
+
+    run: str
+    step: int
+    experiment: Experiment
+    params: Any
+    model_state: Any
+
+    @property
+    def variables(self) -> Variables:
+        """The arguments of the model's `apply`: parameters and the collections of its state."""
+        return {"params": self.params, **self.model_state}
+
+
+def load_experiment(folder: Path, data_dir: Path | None = None) -> Experiment:
+    """Build the experiment of a run folder as it was trained, members included.
+
+    Args:
+        data_dir: where prepared datasets lie; None is where the run had them.
+
+    Raises:
+        UserError: no run is there, or it cannot be built here.
+    """
+    build, config, data_dir_then = runs.load(folder)
+    several = Several(**runs.describe(folder)["several"])
+    variants, data_dir = several.variants(config), data_dir or data_dir_then
+    if variants == [{}]:
+        return build(config, data_dir)
+    stacked = stack(build, config, variants, data_dir, "resident")
+    if stacked is None:
+        raise UserError(f"{folder} holds trainings side by side that cannot be stacked here")
+    return stacked
+
+
+def restore(folder: Path, step: Step = None, data_dir: Path | None = None) -> Restored:
+    """Rebuild a run's experiment from its folder, and read all that a checkpoint holds.
+
+    Args:
+        folder: a run folder.
+        step: of a checkpoint; "best" is the one with the highest metric, None the last.
+        data_dir: where prepared datasets lie; None is where the run had them.
+
+    Raises:
+        UserError: there is no run, no such checkpoint, or its data are not prepared.
+        Damaged: what is read is not what was saved.
+    """
+    experiment = load_experiment(folder, data_dir)
+    if not (folder / "checkpoints").is_dir():
+        raise UserError(f"{folder} has no checkpoint yet")
+    best = next(iter(experiment.metrics), None)
+    opened = Checkpoints(folder / "checkpoints", best=best, read_only=True)
+    with contextlib.closing(opened) as checkpoints:
+        if step is None or step == "best":
+            step = checkpoints.best() if step else checkpoints.latest()
+        if step is None:
+            raise UserError(f"{folder} has no checkpoint yet, or none that was evaluated")
+        state = checkpoints.restore(step, like=jax.eval_shape(lambda: init_state(experiment)))
+        return Restored(experiment, step, state, checkpoints.about(step)["receipt"])
+
+
+def open_run(folder: Path, step: Step = None, data_dir: Path | None = None) -> Trained:
+    """Put the parameters of a run's checkpoint on the devices; arguments and errors: `restore`'s.
+
+    Those of trainings side by side stay stacked.
+    """
+    experiment, step, state, _ = restore(folder, step, data_dir)
+    params, model_state = parallel.replicate((state.params, state.model_state))
+    return Trained(str(folder), step, experiment, params, model_state)
+
+
+def open_networks(folder: Path, step: Step = None, data_dir: Path | None = None) -> list[Trained]:
+    """The network of a run, or each of those that were trained there side by side, named by what
+    distinguishes it: "RUN:seed-3". Arguments and errors: `restore`'s.
+    """
+    trained = open_run(folder, step, data_dir)
+    members = trained.experiment.members
+    if members is None:
+        return [trained]
+
+    def member(k: int) -> Trained:
+        values = {name: column[k].item() for name, column in members.values.items()}
+        params, model_state = jax.tree.map(lambda x: x[k], (trained.params, trained.model_state))
+        run = f"{folder}:{folder_name(values)}"
+        return Trained(run, trained.step, members.of(values), params, model_state)
+
+    return [member(k) for k in range(len(members.seeds))]
+
+
+def open_network(
+    folder: Path, member: int = 0, step: Step = None, data_dir: Path | None = None
+) -> Trained:
+    """The network of a run, or the member of that number of those trained there side by side.
+
+    Raises:
+        UserError: `restore`'s, or there is no such member.
+    """
+    networks = open_networks(folder, step, data_dir)
+    if not 0 <= member < len(networks):
+        raise UserError(f"{folder} has the members 0 to {len(networks) - 1}, not {member}")
+    return networks[member]
+
+
+def open_named(
+    folders: Sequence[Path],
+    names: Sequence[str] = (),
+    step: Step = None,
+    data_dir: Path | None = None,
+) -> dict[str, Trained]:
+    """The networks of several runs by name; without `names`, by the names of their folders.
+
+    Raises:
+        UserError: there is no run, the names are not as many or not different, or `restore`'s.
+    """
+    if not folders:
+        raise UserError("give at least one run folder")
+    if names and len(names) != len(folders):
+        raise UserError(f"--names gives {len(names)} names for {len(folders)} runs")
+    labels = names or [folder.resolve().name for folder in folders]
+    if len(set(labels)) < len(labels):
+        raise UserError(f"runs need different names, got {', '.join(labels)}: choose --names")
+    return {
+        name + network.run.removeprefix(str(folder)): network
+        for name, folder in zip(labels, folders, strict=True)
+        for network in open_networks(folder, step, data_dir)
+    }

@@ -1,8 +1,8 @@
-"""The types everything is said in: model, transform, metric, and the experiment that lists them.
+"""The types of the package: a model, and the experiment that lists all parts of a training run.
 
 `Config` (a few scalars, defined by each script) → `build(config, data_dir)` → `Experiment` →
 `train.train` → a run folder. `build` touches no device and reads no more of the data than its
-description. `data_dir` is an argument and not a field of the config because where the data lies
+description. `data_dir` is an argument and not a field of the config, because where the data lie
 does not change a run's numbers.
 """
 
@@ -27,16 +27,16 @@ BeforeEpoch = Callable[[Any, Callable[[], Mapping[str, float]]], Any]
 
 
 class Model(Protocol):
-    """A pair of pure functions. A Flax Linen module is one when its `__call__` takes
+    """A pair of pure functions, such as a Flax Linen module whose `__call__` takes
     `(images, train=False, keys=None)`.
 
     `images` is float32 [B, H, W, C], standardised. `keys` is None in evaluation; in training it
-    holds one PRNG key per example [B], so that a draw (dropout, say) belongs to its example and not
-    to the device that computes it. There are no other random streams.
+    holds one PRNG key per example [B], so that a random draw (dropout, say) belongs to its example
+    and not to the device that computes it. There are no other random streams.
     """
 
     def init(self, key: Array, images: Array, /) -> Variables:
-        """Make `{"params": …}` and, for a model with state, more, floating-point collections."""
+        """Make `{"params": …}` and, for a model with state, further collections of floats."""
         ...
 
     def apply(
@@ -59,10 +59,10 @@ def default_metrics() -> dict[str, PerExample]:
 
 @dataclass(frozen=True)
 class Members:
-    """Experiments that differ in numbers only, trained side by side as one.
+    """Experiments that differ only in numbers, trained side by side as one.
 
-    `of({name: value})` is a member, also when it is given traced values; `values` holds those of
-    all M members, {name of a config's field: array [M]}.
+    `of({name: value})` builds a member, from traced values too; `values` holds the numbers of all
+    M members: {field of the config: array [M]}.
     """
 
     of: "Callable[[Mapping[str, Any]], Experiment]"
@@ -72,12 +72,12 @@ class Members:
 
 @dataclass(frozen=True)
 class Experiment:
-    """All that decides what a run computes. How it is carried out is `train.Options`.
+    """Everything that decides what a run computes. How it is carried out is `train.Options`.
 
     The first of `metrics` (higher is better) chooses the best checkpoint.
 
-    `before_epoch(state, evaluate) -> state` runs on the host before each epoch, the first included:
-    for what a recipe renews once per pass, such as a learning rate that waits for the validation
+    `before_epoch(state, evaluate) -> state` runs on the host before each epoch, the first included,
+    for what a recipe changes once per epoch, such as a learning rate that waits for the validation
     error. It is a pure function of its arguments; `evaluate()` gives the metrics of the state on
     `eval_split`. Epochs begin at multiples of `epochs_to_steps(1, examples, batch_size)`.
     """
@@ -95,7 +95,7 @@ class Experiment:
     loss: PerExample = softmax_cross_entropy
     metrics: Mapping[str, PerExample] = field(default_factory=default_metrics)
     before_epoch: BeforeEpoch | None = None
-    members: Members | None = None  # then the state of each is stacked on axis 0
+    members: Members | None = None  # if set, their states are stacked on axis 0
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.steps < 1:
@@ -104,33 +104,42 @@ class Experiment:
             )
 
 
-def over_members(
-    function: Callable[..., Any], experiment: Experiment, *axes: int | None
-) -> Callable[..., Any]:
-    """`function(experiment, *arguments)` as a function of its arguments: if the experiment has
-    members, of each of them, results stacked on axis 0.
+def per_member(*axes: int | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compute `function(experiment, *arguments)` for every member of an experiment that has them.
+
+    The results of the members are stacked on axis 0. Without members the function is called as it
+    is. Keyword arguments are the same for all members.
 
     Args:
-        axes: for each argument, along which the members' lie stacked; None for one they share.
+        axes: for each argument the axis along which the members' values are stacked; None for an
+            argument that they share.
     """
-    members = experiment.members
-    if members is None:
-        return functools.partial(function, experiment)
 
-    def of_one(values: Any, *arguments: Any) -> Any:
-        return function(members.of(values), *arguments)
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def for_all(experiment: Experiment, *arguments: Any, **shared: Any) -> Any:
+            members = experiment.members
+            if members is None:
+                return function(experiment, *arguments, **shared)
 
-    mapped = jax.vmap(of_one, (0, *axes))
-    return lambda *arguments: mapped(members.values, *arguments)
+            def for_one(values: Any, *arguments: Any) -> Any:
+                return function(members.of(values), *arguments, **shared)
+
+            return jax.vmap(for_one, (0, *axes))(members.values, *arguments)
+
+        return for_all
+
+    return decorate
 
 
 def epochs_to_steps(epochs: float, num_examples: int, batch_size: int) -> int:
-    """Steps that show `num_examples` examples `epochs` times, rounded to the nearest, at least 1.
+    """The number of steps that show `num_examples` examples `epochs` times, at least 1.
+
+    It is rounded to the nearest whole number. Batches run on across the ends of epochs, so nothing
+    is dropped and `epochs` may be a fraction.
 
     Raises:
         UserError: `epochs` or `batch_size` is not positive.
-
-    Batches run on across the ends of epochs, so nothing is dropped and a fraction is fine.
     """
     if epochs <= 0 or batch_size < 1:
         raise UserError(f"epochs and batch size must be positive, got {epochs} and {batch_size}")

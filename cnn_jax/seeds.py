@@ -9,6 +9,7 @@ one after the other, each in a run folder of its own.
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -18,7 +19,7 @@ import numpy as np
 from cnn_jax.devices.feed import Kind, choose
 from cnn_jax.devices.parallel import AXIS
 from cnn_jax.errors import UserError
-from cnn_jax.experiment import Experiment, Members, over_members
+from cnn_jax.experiment import Experiment, Members
 from cnn_jax.models import count_parameters
 from cnn_jax.step import TrainState, init_state, train_step
 
@@ -136,7 +137,7 @@ def _trace(stacked: Experiment) -> TrainState:
         "image": jax.ShapeDtypeStruct((*places, *stacked.dataset.image_shape), np.uint8),
         "label": jax.ShapeDtypeStruct(places, np.int32),
     }
-    step = over_members(lambda e, *arguments: train_step(e, 1, *arguments), stacked, 0, 1)
+    step = partial(train_step, stacked)
     state = jax.eval_shape(lambda: init_state(stacked))
     return jax.eval_shape(jax.vmap(step, (None, 0), None, axis_name=AXIS), state, batch)
 

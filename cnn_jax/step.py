@@ -1,10 +1,12 @@
-"""What one step computes, per device. Pure; knows nothing of devices, files or the loop.
+"""One training step, one evaluation step, and many training steps in one dispatch.
 
-These functions run on each device with its share of the batch, inside the mapped axis `AXIS`
-(`parallel.py` maps them). State goes in and comes out identical on every device.
+The functions are pure and written per device: each device calls them with its share of the batch,
+inside the mapped axis of `devices/parallel.py`. State goes in and comes out the same on every
+device.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,17 +15,17 @@ import numpy as np
 import optax
 from jax import Array, lax
 
-from cnn_jax.augment.basic import ByLabel, Transform
-from cnn_jax.devices.parallel import AXIS
-from cnn_jax.experiment import Experiment, over_members
+from cnn_jax.augment import ByLabel, Transform
+from cnn_jax.devices.dispatch import Advance, compile_steps
+from cnn_jax.devices.parallel import batch_positions, mean_over_devices, sum_over_devices
+from cnn_jax.experiment import Experiment, per_member
 
-DeviceBatch = dict[
-    str, Array
-]  # "image" uint8 [b, H, W, C], "label" int32 [b], in evaluation "mask" [b]
+# "image" uint8 [b, H, W, C], "label" int32 [b]; in evaluation also "mask" and "position" [b]
+DeviceBatch = dict[str, Array]
 
 
 class TrainState(NamedTuple):
-    """All that a checkpoint holds. Every draw follows from (seed, step, position): no generator."""
+    """Everything that a checkpoint holds. Random draws follow from (seed, step, position)."""
 
     step: Array  # int32, steps done
     params: Any
@@ -32,12 +34,9 @@ class TrainState(NamedTuple):
     metrics: dict[str, Array]  # sums since the last log line, so that a resumed run logs the same
 
 
+@per_member()
 def init_state(experiment: Experiment) -> TrainState:
-    """Make the state before step 0 from the experiment's seed, or of all its members."""
-    return over_members(_init_state, experiment)()
-
-
-def _init_state(experiment: Experiment) -> TrainState:
+    """Make the state before step 0 from the experiment's seed."""
     init_key, _ = _root_keys(experiment.seed)
     blank = jnp.zeros((1, *experiment.dataset.image_shape), jnp.uint8)
     images = prepare_images(experiment, experiment.eval_transforms, blank, keys=None)
@@ -48,88 +47,38 @@ def _init_state(experiment: Experiment) -> TrainState:
         params=params,
         model_state=variables,
         opt_state=experiment.optimizer.init(params),
-        metrics=_zero_metrics(experiment),
+        metrics=zero_metrics(experiment),
     )
 
 
-def zero_metrics(experiment: Experiment) -> dict[str, Array]:
-    """Empty sums; `nonfinite_step` is the first step whose loss was not finite, -1 for none."""
-    return over_members(_zero_metrics, experiment)()
+def make_advance(experiment: Experiment, accumulate: int = 1) -> Advance:
+    """Compile `advance(state, resident, items) -> (state, done)`, one training step for each item.
 
-
-def _zero_metrics(experiment: Experiment) -> dict[str, Array]:
-    sums = {name: jnp.zeros((), jnp.float32) for name in ("loss", *experiment.metrics, "count")}
-    return sums | {"nonfinite_step": jnp.full((), -1, jnp.int32)}
-
-
-def mean_metrics(experiment: Experiment, sums: Mapping[str, Any]) -> dict[str, Any]:
-    """Divide sums by their count: the loss first, then the metrics as the experiment lists them.
-
-    Of an experiment with members: the means over them, and under "members" each one's figures.
+    See `devices.dispatch.compile_steps` for the arguments.
     """
-    count = np.asarray(sums["count"], np.float64)
-    means = {n: np.asarray(sums[n], np.float64) / count for n in ("loss", *experiment.metrics)}
-    each = {"members": {n: x.tolist() for n, x in means.items()}} if experiment.members else {}
-    return {name: float(x.mean()) for name, x in means.items()} | each
+    return compile_steps(partial(train_step, experiment, accumulate=accumulate))
 
 
-def prepare_images(
-    experiment: Experiment,
-    transforms: Sequence[Transform | ByLabel],
-    images: Array,
-    keys: Array | None,
-    labels: Array | None = None,
-) -> Array:
-    """Transform each image under its own key, then standardise by the dataset's mean and deviation.
-
-    Args:
-        images: uint8 [b, H, W, C], 0..255.
-        keys: one key per example [b]; None in evaluation, where transforms must not draw.
-        labels: int32 [b], for transforms `ByLabel`; None in evaluation, which must not see them.
-
-    Returns:
-        float32 [b, H', W', C'].
-    """
-    for index, transform in enumerate(transforms):
-        own_keys = None if keys is None else _fold_in_each(keys, jnp.asarray(index))
-        if not isinstance(transform, ByLabel):
-            axes = (None if own_keys is None else 0, 0)
-            images = jax.vmap(transform, axes)(own_keys, images)
-        elif own_keys is None or labels is None:
-            raise ValueError("a transform by label has no place in evaluation")
-        else:
-            images = jax.vmap(transform.transform)(own_keys, images, labels)
-    mean, std = (
-        jnp.asarray(x, jnp.float32) for x in (experiment.dataset.mean, experiment.dataset.std)
-    )
-    return (images.astype(jnp.float32) / 255 - mean) / std
-
-
+@per_member(0, 1)  # the batches of M members are [b, M, ...]
 def train_step(
-    experiment: Experiment, accumulate: int, state: TrainState, batch: DeviceBatch
+    experiment: Experiment, state: TrainState, batch: DeviceBatch, accumulate: int = 1
 ) -> TrainState:
-    """One optimizer step on the global batch, of which `batch` is this device's equal share.
+    """Make one optimizer step on the global batch, of which `batch` is this device's equal share.
 
     With `accumulate` > 1 the share is split into that many pieces, whose gradients are averaged:
-    less activation memory and, for models without batch statistics, the same step.
+    less memory for activations and, for models without batch statistics, the same step.
     """
-    share = batch["label"].shape[0]
-    positions = lax.axis_index(AXIS) * share + jnp.arange(share)
-    keys = example_keys(experiment.seed, state.step, positions)
-
+    keys = example_keys(experiment.seed, state.step, batch_positions(len(batch["label"])))
     grads, model_state, sums = _gradients(experiment, accumulate, state, batch, keys)
-    # Every device holds the same number of examples, so the mean of their means is the batch mean.
-    if lax.axis_size(AXIS) > 1:  # XLA on CPU copies what it reduces over one device
-        grads, model_state = lax.pmean((grads, model_state), AXIS)
-        sums = lax.psum(sums, AXIS)
-
+    # All devices hold the same number of examples, so the mean of their means is the batch mean.
+    grads, model_state = mean_over_devices((grads, model_state))
     updates, opt_state = experiment.optimizer.update(grads, state.opt_state, state.params)
     return TrainState(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         model_state=model_state,
         opt_state=opt_state,
-        metrics=_add_to_metrics(state.metrics, sums, state.step),
+        metrics=_add_to_metrics(state.metrics, sum_over_devices(sums), state.step),
     )
 
 
@@ -165,21 +114,20 @@ def _gradients(
     pieces = jax.tree.map(
         lambda x: x.reshape(accumulate, len(x) // accumulate, *x.shape[1:]), (batch, keys)
     )
-    first = jax.tree.map(lambda x: x[0], pieces)
-    grads, (_, sums) = jax.eval_shape(gradient, state.params, state.model_state, *first)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, sums))
+    zeros = (jax.tree.map(jnp.zeros_like, state.params), _zero_sums(experiment))
     (model_state, (grads, sums)), _ = lax.scan(add_piece, (state.model_state, zeros), pieces)
     return jax.tree.map(lambda g: g / accumulate, grads), model_state, sums
 
 
+@per_member(0, 0, None)
 def eval_step(
     experiment: Experiment, params: Any, model_state: Any, batch: DeviceBatch
 ) -> dict[str, Array]:
-    """Sums of loss and metrics over the examples of the global batch whose mask is 1; the count."""
+    """Sum loss, metrics and count over the examples of the global batch whose mask is 1."""
     logits = evaluation_logits(experiment, params, model_state, batch["image"])
     losses = experiment.loss(logits, batch["label"])
     sums = _metric_sums(experiment, losses, logits, batch["label"], batch["mask"])
-    return lax.psum(sums, AXIS)
+    return sum_over_devices(sums)
 
 
 def evaluation_logits(
@@ -189,18 +137,50 @@ def evaluation_logits(
     images: Array,
     transforms: Sequence[Transform | ByLabel] | None = None,
 ) -> Array:
-    """What the network says of images as they are stored: logits float32 [b, classes].
+    """Compute the logits, float32 [b, classes], of images as they are stored.
 
     Args:
         images: [b, H, W, C], 0..255.
         transforms: in place of the experiment's own for evaluation.
     """
-    given = experiment.eval_transforms if transforms is None else transforms
-    prepared = prepare_images(experiment, given, images, keys=None)
+    transforms = experiment.eval_transforms if transforms is None else transforms
+    prepared = prepare_images(experiment, transforms, images, keys=None)
     logits, _ = experiment.model.apply(
         {"params": params, **model_state}, prepared, train=False, keys=None, mutable=[]
     )
     return logits
+
+
+def prepare_images(
+    experiment: Experiment,
+    transforms: Sequence[Transform | ByLabel],
+    images: Array,
+    keys: Array | None,
+    labels: Array | None = None,
+) -> Array:
+    """Transform each image under its own key, then standardise by the dataset's mean and deviation.
+
+    Args:
+        images: uint8 [b, H, W, C], 0..255.
+        keys: one key per example [b]; None in evaluation, where transforms must not draw.
+        labels: int32 [b], for transforms `ByLabel`; None in evaluation, which must not see them.
+
+    Returns:
+        float32 [b, H', W', C'].
+    """
+    for index, transform in enumerate(transforms):
+        transform_keys = None if keys is None else _fold_in_each(keys, jnp.asarray(index))
+        if not isinstance(transform, ByLabel):
+            axes = (None if transform_keys is None else 0, 0)
+            images = jax.vmap(transform, axes)(transform_keys, images)
+        elif transform_keys is None or labels is None:
+            raise ValueError("a transform by label has no place in evaluation")
+        else:
+            images = jax.vmap(transform.transform)(transform_keys, images, labels)
+    mean, std = (
+        jnp.asarray(x, jnp.float32) for x in (experiment.dataset.mean, experiment.dataset.std)
+    )
+    return (images.astype(jnp.float32) / 255 - mean) / std
 
 
 def example_keys(seed: int, step: Array | int, positions: Array) -> Array:
@@ -210,7 +190,7 @@ def example_keys(seed: int, step: Array | int, positions: Array) -> Array:
         positions: integers [b], places in the global batch.
 
     Returns:
-        keys [b], the same for any split of the batch over devices and processes.
+        keys [b], the same however the batch is split over devices and processes.
     """
     _, step_root = _root_keys(seed)
     return _fold_in_each(jax.random.fold_in(step_root, step), positions)
@@ -227,6 +207,30 @@ def _fold_in_each(key: Array, data: Array) -> Array:
     return jax.vmap(jax.random.fold_in, (0 if key.ndim else None, 0 if data.ndim else None))(
         key, data
     )
+
+
+@per_member()
+def zero_metrics(experiment: Experiment) -> dict[str, Array]:
+    """Empty sums; `nonfinite_step` is the first step whose loss was not finite, -1 for none."""
+    return _zero_sums(experiment) | {"nonfinite_step": jnp.full((), -1, jnp.int32)}
+
+
+def mean_metrics(experiment: Experiment, sums: Mapping[str, Any]) -> dict[str, Any]:
+    """Divide sums by their count: the loss first, then the metrics as the experiment lists them.
+
+    For an experiment with members these are means over the members, and "members" lists the figures
+    of each.
+    """
+    count = np.asarray(sums["count"], np.float64)
+    means = {n: np.asarray(sums[n], np.float64) / count for n in ("loss", *experiment.metrics)}
+    means_over_members = {name: float(x.mean()) for name, x in means.items()}
+    if experiment.members is None:
+        return means_over_members
+    return means_over_members | {"members": {n: x.tolist() for n, x in means.items()}}
+
+
+def _zero_sums(experiment: Experiment) -> dict[str, Array]:
+    return {name: jnp.zeros((), jnp.float32) for name in ("loss", *experiment.metrics, "count")}
 
 
 def _metric_sums(

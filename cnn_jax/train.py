@@ -15,9 +15,9 @@ import numpy as np
 from jax import Array
 
 from cnn_jax import runs
-from cnn_jax.advance import make_advance, split_into_blocks
 from cnn_jax.devices import feed as feeds
 from cnn_jax.devices import parallel
+from cnn_jax.devices.dispatch import split_into_blocks
 from cnn_jax.devices.signals import stop_requests
 from cnn_jax.errors import Stopped, UserError
 from cnn_jax.evaluate.exact import Evaluator, make_evaluator
@@ -26,7 +26,7 @@ from cnn_jax.models import count_parameters
 from cnn_jax.runs.arrays import sha256
 from cnn_jax.runs.checkpoint import Checkpoints
 from cnn_jax.runs.journal import Record, last_step, shown, write_json
-from cnn_jax.step import TrainState, init_state, mean_metrics, zero_metrics
+from cnn_jax.step import TrainState, init_state, make_advance, mean_metrics, zero_metrics
 
 
 @dataclass(frozen=True)

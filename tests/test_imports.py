@@ -16,7 +16,7 @@ ROWS: list[set[str]] = [
     {"step"},
     {"seeds"},
     {"trained"},
-    {"advance"},
+
     {"evaluate"},
     {"train", "see"},
     {"check"},

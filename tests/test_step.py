@@ -12,11 +12,11 @@ import optax
 import pytest
 import tiny
 
-from cnn_jax.advance import make_advance, split_into_blocks
 from cnn_jax.augment.basic import ByLabel, random_shift
 from cnn_jax.data import array_dataset, batch_indices
 from cnn_jax.devices import feed as feeds
 from cnn_jax.devices import parallel
+from cnn_jax.devices.dispatch import split_into_blocks
 from cnn_jax.experiment import Experiment, epochs_to_steps
 from cnn_jax.ops.operators import dropout
 from cnn_jax.step import (
@@ -24,6 +24,7 @@ from cnn_jax.step import (
     eval_step,
     example_keys,
     init_state,
+    make_advance,
     prepare_images,
     zero_metrics,
 )

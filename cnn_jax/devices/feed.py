@@ -1,7 +1,7 @@
-"""Bring examples to the devices, held there (resident) or read ahead of use (streamed).
+"""Bring examples to the devices: held there (resident), or read ahead of use (streamed).
 
-Either way the order is the same, and the compiled step is handed blocks, one item per step. A
-resident item is indices into arrays on the device; a streamed item is the examples themselves.
+The order is the same either way. The compiled step receives blocks with one item for each step: a
+resident item is indices into arrays on the device, a streamed item is the examples themselves.
 `fetch` makes a batch of either.
 """
 
@@ -19,7 +19,6 @@ from cnn_jax.devices import parallel
 
 Kind = Literal["auto", "resident", "stream"]
 Block = tuple[int, int]  # steps [start, stop) that one dispatch computes
-Told = Callable[[int, int], object]  # of how many examples are done, of how many
 
 
 class Feed(NamedTuple):
@@ -27,15 +26,20 @@ class Feed(NamedTuple):
 
     dataset: Dataset
     split: str
-    resident: dict[str, Array]  # "image", "label" on every device; {} when streamed
-    readers: int  # threads that decode, when streamed
+    resident: dict[str, Array]  # "image" and "label" on every device; {} when streamed
+    readers: int  # threads that decode a streamed split
+
+    @property
+    def num_examples(self) -> int:
+        """The number of examples in the split."""
+        return self.dataset.num_examples(self.split)
 
 
-def open_feed(dataset: Dataset, split: str, kind: Kind, readers: int) -> Feed:
-    """Put the split on the devices, or leave it on disk.
+def open_feed(dataset: Dataset, split: str, kind: Kind = "auto", readers: int = 0) -> Feed:
+    """Put the split on the devices, or leave it on disk to be streamed.
 
     Args:
-        kind: "auto" holds a split that takes at most a quarter of a device's memory.
+        kind: "auto" makes a split resident if it takes at most a quarter of a device's memory.
         readers: threads that decode a streamed split; 0 for one per core.
     """
     readers = readers or len(os.sched_getaffinity(0))
@@ -46,7 +50,7 @@ def open_feed(dataset: Dataset, split: str, kind: Kind, readers: int) -> Feed:
 
 
 def choose(dataset: Dataset, split: str, kind: Kind) -> Literal["resident", "stream"]:
-    """Decide `auto` by the split's size against a device's memory."""
+    """Decide `auto` by the size of the split and the memory of a device."""
     if kind != "auto":
         return kind
     fits = split_bytes(dataset, split) <= parallel.device_memory() / 4
@@ -54,12 +58,12 @@ def choose(dataset: Dataset, split: str, kind: Kind) -> Literal["resident", "str
 
 
 def split_bytes(dataset: Dataset, split: str) -> int:
-    """Bytes of the split's decoded uint8 images."""
+    """The bytes that the decoded uint8 images of a split take."""
     return dataset.num_examples(split) * int(np.prod(dataset.image_shape))
 
 
 def fetch(resident: dict[str, Array], item: dict[str, Array]) -> dict[str, Array]:
-    """Make a batch of an item, inside the compiled step."""
+    """Make a batch of an item; runs inside the compiled step."""
     if not resident:
         return item
     index = item["index"]
@@ -70,45 +74,45 @@ def fetch(resident: dict[str, Array], item: dict[str, Array]) -> dict[str, Array
 def training_blocks(
     feed: Feed, seed: int | Sequence[int], batch_size: int, blocks: Iterable[Block]
 ) -> Iterator[Any]:
-    """This process's share of the training batches, block after block: the batch law.
+    """Yield this process's share of the training batches, block after block: the batch law.
 
     Args:
-        seed: one, or those of M members, each of which has batches of its own; resident only.
+        seed: one seed, or the seeds of M members, each of which has its own batches (resident
+            splits only).
 
     Yields:
-        pytrees of arrays `[steps, b, ...]` or `[steps, b, M, ...]`, b examples per process.
+        pytrees of arrays `[steps, b, ...]` or `[steps, b, M, ...]` with b examples per process.
     """
-    examples = feed.dataset.num_examples(feed.split)
     share = parallel.local_share(batch_size)
 
     def indices_of(step: int, seed: int) -> np.ndarray:
-        return batch_indices(seed, step, batch_size, examples)[share]
+        return batch_indices(seed, step, batch_size, feed.num_examples)[share]
 
     if isinstance(seed, int):
         return _blocks(feed, partial(indices_of, seed=seed), list(blocks))
-    # One member's block after the other's: an epoch's order is drawn once for many steps.
-    each = [_blocks(feed, partial(indices_of, seed=one), list(blocks)) for one in seed]
-    stacked = partial(jax.tree.map, lambda *members: np.stack(members, axis=-1))
-    return (stacked(*members) for members in zip(*each, strict=True))
+    # Member by member within a block: the order of an epoch is drawn once for many steps.
+    members = [_blocks(feed, partial(indices_of, seed=own), list(blocks)) for own in seed]
+    stack = partial(jax.tree.map, lambda *arrays: np.stack(arrays, axis=-1))
+    return (stack(*block) for block in zip(*members, strict=True))
 
 
 def evaluation_blocks(feed: Feed, batch_size: int) -> Iterator[Any]:
-    """Every example of the split once, in stored order; the last batch is padded and masked."""
-    examples = feed.dataset.num_examples(feed.split)
+    """Yield every example of the split once, in stored order, in blocks of one batch.
+
+    Besides the examples a batch holds "position", the place of each in the split, and "mask", which
+    is 1 for an example and 0 for what fills up the last batch.
+    """
     share = parallel.local_share(batch_size)
 
     def positions(step: int) -> np.ndarray:
-        return np.arange(step * batch_size, (step + 1) * batch_size)[share]
+        return np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int32)[share]
 
-    steps = -(-examples // batch_size)
-    blocks = _blocks(feed, lambda t: positions(t) % examples, [(t, t + 1) for t in range(steps)])
-    for step, block in enumerate(blocks):
-        mask = (positions(step) < examples).astype(np.float32)
-        yield block | {"mask": mask[None]}
-
-
-def tell_nobody(done: int, examples: int) -> None:
-    """Where nobody wants to be told how far a walk over a split has come."""
+    steps = [(t, t + 1) for t in range(-(-feed.num_examples // batch_size))]
+    for (step, _), block in zip(
+        steps, _blocks(feed, lambda t: positions(t) % feed.num_examples, steps), strict=True
+    ):
+        places = positions(step)[None]
+        yield block | {"position": places, "mask": (places < feed.num_examples).astype(np.float32)}
 
 
 def _blocks(

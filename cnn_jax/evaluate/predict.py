@@ -1,17 +1,18 @@
-"""What a trained network says of every example: class probabilities, from one view or several."""
+"""Class probabilities of a trained network for every example, from one view or several."""
 
 from functools import reduce
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from cnn_jax.augment.basic import CentreCrop, View, crop_at
+from cnn_jax.augment import CentreCrop, View, crop_at
 from cnn_jax.devices import parallel
-from cnn_jax.devices.feed import Feed, evaluation_blocks, fetch
+from cnn_jax.devices.feed import Feed
 from cnn_jax.devices.parallel import AXIS
 from cnn_jax.errors import UserError
+from cnn_jax.evaluate.exact import make_walk
 from cnn_jax.step import evaluation_logits
 from cnn_jax.trained import Trained
 
@@ -19,66 +20,69 @@ from cnn_jax.trained import Trained
 def predict(
     trained: Trained, feed: Feed, batch_size: int, views: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probabilities of every example of a split once, in stored order.
+    """The log-probabilities and the label of every example of a split, in stored order.
 
     The probabilities are the softmax of the network's logits, which is what
-    `losses.softmax_cross_entropy` trains. Under another loss they order the classes as the logits
-    do, but nothing has taught them to be probabilities: under `losses.mean_squared_error` logits
-    lie near -1 and 1, so that of ten classes a perfect network gives the right one 0.45. Logits
-    that are minus penalties (`LeNet5_1998`) give exp(-penalty) / sum of exp(-penalties), which is
-    what `losses.discriminative_map` trains but for its further class "none of these".
+    `losses.softmax_cross_entropy` trains. Under another loss they rank the classes as the logits
+    do, but were not trained to be probabilities: under `losses.mean_squared_error` logits lie near
+    -1 and 1, so that with ten classes a perfect network gives the right one 0.45. Logits that are
+    minus penalties (`LeNet5_1998`) give exp(-penalty) / sum of exp(-penalties), which is what
+    `losses.discriminative_map` trains but for its additional class "none of these".
 
     With several views the probabilities are their mean, as in Krizhevsky et al. (2012), section
     4.1.
 
     Args:
-        batch_size: examples at a time, rounded up to a multiple of the devices. Beyond float32
-            rounding of the logits it does not show, and neither do the devices.
-        views: see `views_of`.
+        batch_size: examples at a time, rounded up to a multiple of the devices. Neither it nor the
+            devices change the result beyond float32 rounding of the logits.
+        views: the number of crops, see `views_of`.
 
     Returns:
         log-probabilities [n, classes], float64: rounded to float32, near logits could become ties.
         labels int32 [n].
 
     Raises:
-        UserError: the network cannot be looked through so many views.
+        UserError: the network cannot be evaluated from that many views.
     """
-    experiment, places = trained.experiment, parallel.replicate(views_of(trained, views))
-    examples = feed.dataset.num_examples(feed.split)
-    batch_size = parallel.round_up(min(batch_size, examples))
+    experiment, places = trained.experiment, views_of(trained, views)
+    stacked = View(*(jnp.asarray(column) for column in zip(*places, strict=True)))
 
-    def one_batch(params: Any, model_state: Any, resident: Any, view: View, items: Any) -> Any:
-        batch = fetch(resident, jax.tree.map(lambda x: x[0], items))  # a block of one batch
-        seen = experiment.eval_transforms
-        if views > 1:
-            seen = [crop_at(t.size, view) if isinstance(t, CentreCrop) else t for t in seen]
-        logits = evaluation_logits(experiment, params, model_state, batch["image"], seen)
-        return lax.all_gather((logits, batch["label"], batch["mask"]), AXIS, tiled=True)
+    def logits_by_view(params: Any, model_state: Any, places: View, batch: Any) -> Any:
+        def logits_of(view: View) -> Array:
+            transforms = experiment.eval_transforms
+            if views > 1:
+                transforms = [
+                    crop_at(t.size, view) if isinstance(t, CentreCrop) else t for t in transforms
+                ]
+            return evaluation_logits(experiment, params, model_state, batch["image"], transforms)
 
-    mapped = parallel.map_replicated(one_batch, replicated=4)  # places are arguments: compiled once
-    found, labels = [], []
-    for block in parallel.ahead(evaluation_blocks(feed, batch_size), parallel.share_out):
-        network = (trained.params, trained.model_state, feed.resident)
-        by_view = [mapped(*network, view, block) for view in places]
-        _, label, mask = by_view[0]
+        logits = lax.map(logits_of, places) if views > 1 else logits_of(places)[None]
+        gathered = (jnp.moveaxis(logits, 0, 1), batch["label"], batch["mask"])
+        return lax.all_gather(gathered, AXIS, tiled=True)
+
+    walk = make_walk(logits_by_view, replicated=3)
+    network = (trained.params, trained.model_state, parallel.replicate(stacked))
+    log_probabilities, labels = [], []
+    for logits, label, mask in walk(feed, batch_size, *network):
         keep = np.asarray(mask) > 0
-        found.append(mean_probability([log_softmax(logits)[keep] for logits, _, _ in by_view]))
+        by_view = log_softmax(np.asarray(logits)[keep])  # [n, views, classes]
+        log_probabilities.append(mean_probability(list(np.moveaxis(by_view, 1, 0))))
         labels.append(np.asarray(label)[keep])
-    if sum(map(len, labels)) != examples:
-        raise RuntimeError(f"predicted {sum(map(len, labels))} of {examples} in {feed.split}")
-    return np.concatenate(found), np.concatenate(labels)
+    if sum(map(len, labels)) != feed.num_examples:
+        raise RuntimeError(f"predicted {sum(map(len, labels))} of {feed.num_examples} examples")
+    return np.concatenate(log_probabilities), np.concatenate(labels)
 
 
 def mean_probability(log_probabilities: list[np.ndarray]) -> np.ndarray:
-    """The logarithm of the mean of the probabilities whose logarithms these are, all [n, classes].
+    """Average probabilities given and returned as logarithms, all [n, classes].
 
-    Of a network's views, or of the networks of a committee.
+    They are those of a network's views, or of the networks of a committee.
     """
     return reduce(np.logaddexp, log_probabilities) - np.log(len(log_probabilities))
 
 
 def views_of(trained: Trained, views: int) -> list[View]:
-    """The places at which so many views crop.
+    """The places at which that many views are cropped.
 
     Args:
         views: 1 is the image as it is evaluated in training; 2 the centre and its mirror image; 5
@@ -87,7 +91,7 @@ def views_of(trained: Trained, views: int) -> list[View]:
             edges, and their mirror images.
 
     Raises:
-        UserError: it is another number, or evaluation does not crop the centre, exactly once.
+        UserError: it is another number, or evaluation does not crop the centre exactly once.
     """
     crops = sum(isinstance(t, CentreCrop) for t in trained.experiment.eval_transforms)
     centre, corners = (1, 1), ((0, 0), (0, 2), (2, 0), (2, 2))
@@ -113,7 +117,7 @@ def views_of(trained: Trained, views: int) -> list[View]:
 
 
 def log_softmax(logits: Array | np.ndarray) -> np.ndarray:
-    """Log-probabilities float64 [..., classes] of logits, NaN where a row holds one."""
+    """Log-probabilities, float64 [..., classes]; a row of logits that holds NaN gives NaN."""
     values = np.asarray(logits, np.float64)
     shifted = values - values.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))

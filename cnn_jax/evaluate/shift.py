@@ -1,9 +1,9 @@
-"""Is a convolutional network invariant to translation? Measured, over every example of a split.
+"""Accuracy and consistency of trained networks under shifts and corruptions of every example.
 
-`sweep_shifts` moves all images to every place of a square and counts, at each, how many are still
-recognised and how many still get the label that they get unmoved. `sweep_corruptions` counts the
-same under the corruptions of `data/corrupt.py`. Images change on the device, as they are stored:
-before the run's own resizing, cropping and standardisation.
+`sweep_shifts` moves all images to every place of a square and counts, for each place, how many are
+still classified correctly and how many still get the class that they get unmoved.
+`sweep_corruptions` counts the same under the corruptions of `augment/corrupt.py`. Images change on
+the device as they are stored: before the run's own resizing, cropping and standardisation.
 
 Zhang (2019), Making convolutional networks shift-invariant again, measures the share of equal
 labels between two random shifts of a photograph; here one of the two is always the unmoved image.
@@ -21,9 +21,10 @@ from jax import Array, lax
 
 from cnn_jax.augment.corrupt import SEVERITIES, corruption
 from cnn_jax.devices import parallel
-from cnn_jax.devices.feed import Told, evaluation_blocks, fetch, open_feed, tell_nobody
-from cnn_jax.devices.parallel import AXIS
+from cnn_jax.devices.feed import open_feed
+from cnn_jax.devices.parallel import sum_over_devices
 from cnn_jax.errors import UserError
+from cnn_jax.evaluate.exact import Progress, make_walk
 from cnn_jax.metrics import accuracy
 from cnn_jax.step import evaluation_logits, example_keys
 from cnn_jax.trained import Trained
@@ -35,7 +36,7 @@ Views = Callable[[Array, Array], Callable[[Array], Array]]
 
 @dataclass(frozen=True)
 class Counts:
-    """How many examples are right, and how many have the label of their unchanged image."""
+    """How many examples are classified correctly, and how many as their unchanged image is."""
 
     correct: np.ndarray  # int64 [...], one number per view
     same: np.ndarray  # int64 [...]
@@ -58,7 +59,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class ShiftSweep:
-    """What a network makes of shifted images."""
+    """The counts of one network over shifted images."""
 
     run: str
     step: int
@@ -69,11 +70,11 @@ class ShiftSweep:
 
     @property
     def distances(self) -> np.ndarray:
-        """The larger of |down| and |right|, pixels, int64 [n // 2 + 1]."""
+        """The larger of |down| and |right| in pixels, as they occur: int64 [n // 2 + 1]."""
         return self.offsets[len(self.offsets) // 2 :]
 
     def rings(self, values: np.ndarray) -> np.ndarray:
-        """Means of `values` [n, n] over the places at each of `distances`, float64."""
+        """The mean of `values` [n, n] over the places at each of `distances`, float64."""
         far = np.abs(self.offsets)
         ring = np.maximum(far[:, None], far[None])
         return np.array([values[ring == distance].mean() for distance in self.distances])
@@ -95,7 +96,7 @@ class ShiftSweep:
 
 @dataclass(frozen=True)
 class CorruptionSweep:
-    """What a network makes of corrupted images."""
+    """The counts of one network over corrupted images."""
 
     run: str
     step: int
@@ -104,7 +105,7 @@ class CorruptionSweep:
     counts: Counts  # [names, 6]: by severity, 0 (unchanged) to 5
 
     def to_json(self) -> dict[str, Any]:
-        """Per corruption its five amounts, and accuracies and consistencies from severity 0 on."""
+        """The amounts, accuracies and consistencies of each corruption, from severity 0 on."""
         return _origin(self) | {
             "corruptions": {
                 name: {
@@ -126,7 +127,7 @@ def _origin(sweep: ShiftSweep | CorruptionSweep) -> dict[str, Any]:
 
 
 def shift_offsets(max_shift: int, stride: int = 1) -> np.ndarray:
-    """Every `stride`-th whole number from 0 up to ±`max_shift`, ascending.
+    """The offsets 0, ±stride, ±2 stride, … up to ±`max_shift`, ascending.
 
     Raises:
         UserError: `max_shift` is negative or `stride` not positive.
@@ -145,13 +146,13 @@ def sweep_shifts(
     padding: Padding = "zeros",
     split: str | None = None,
     batch_size: int = 250,
-    told: Told = tell_nobody,
+    progress: Progress | None = None,
 ) -> ShiftSweep:
-    """Count what is recognised of images moved by up to `max_shift` pixels along each axis.
+    """Classify all images moved by up to `max_shift` pixels along each axis, and count.
 
     Args:
-        stride: 3 takes every third shift along each axis: a ninth of the work.
-        padding: what moves in from outside: black, or the nearest pixel of the image.
+        stride: 3 takes every third shift along each axis, which is a ninth of the work.
+        padding: what moves in from outside: zeros, or the nearest pixel of the image.
         split: of the run's dataset; None is the one it was evaluated on while training.
         batch_size: examples at once. The counts do not depend on it.
 
@@ -161,7 +162,7 @@ def sweep_shifts(
     offsets = shift_offsets(max_shift, stride)
     views = np.stack(np.meshgrid(offsets, offsets, indexing="ij"), -1).reshape(-1, 2)
     moved = _shifted(int(offsets[-1]), padding)
-    counts = _count(trained, moved, views, len(views) // 2, split, batch_size, told)
+    counts = _count(trained, moved, views, len(views) // 2, split, batch_size, progress)
     square = counts.arranged(lambda x: x.reshape(len(offsets), -1))
     split = split or trained.experiment.eval_split
     return ShiftSweep(trained.run, trained.step, split, padding, offsets, square)
@@ -172,14 +173,15 @@ def sweep_corruptions(
     names: Sequence[str] = tuple(SEVERITIES),
     split: str | None = None,
     batch_size: int = 250,
-    told: Told = tell_nobody,
+    progress: Progress | None = None,
 ) -> CorruptionSweep:
-    """Count what is recognised of corrupted images; arguments: `sweep_shifts`'s.
+    """Classify all images under every corruption and severity, and count.
 
-    What is drawn is keyed by the example's place in the split: every run meets the same images.
+    Random corruptions are keyed by the example's place in the split, so all runs see the same
+    images. The other arguments are those of `sweep_shifts`.
 
     Args:
-        names: of `data.corrupt.SEVERITIES`.
+        names: corruptions of `augment.corrupt.SEVERITIES`.
 
     Raises:
         UserError: there is no such corruption or split, or `batch_size` is out of its range.
@@ -194,7 +196,7 @@ def sweep_corruptions(
         return view
 
     views = np.arange(len(changes) + 1)
-    counts = _count(trained, corrupted, views, 0, split, batch_size, told)
+    counts = _count(trained, corrupted, views, 0, split, batch_size, progress)
 
     def by_name(x: np.ndarray) -> np.ndarray:
         return np.insert(x[1:].reshape(len(names), 5), 0, x[0], axis=1)
@@ -204,7 +206,7 @@ def sweep_corruptions(
 
 
 def _shifted(reach: int, padding: Padding) -> Views:
-    """Views are shifts (down, right) in pixels, at most `reach`."""
+    """Views that shift images by (down, right) pixels, at most `reach`."""
     mode = {"zeros": "constant", "edge": "edge"}[padding]
 
     def shifted(keys: Array, images: Array) -> Callable[[Array], Array]:
@@ -226,52 +228,38 @@ def _count(
     unchanged: int,
     split: str | None,
     batch_size: int,
-    told: Told,
+    progress: Progress | None,
 ) -> Counts:
-    """Count over a split under each view of `which` [S, ...]; `unchanged` is the identity's place.
+    """Count over a split under each view of `which` [S, ...].
 
     A batch is one dispatch, which takes the views one after the other: no slower on a CPU than
-    several at once, and one batch of activations is all that it needs.
+    several at once, and it needs the activations of one batch only.
+
+    Args:
+        unchanged: the index in `which` of the view that changes nothing.
     """
-    if batch_size < 1:
-        raise UserError(f"--batch-size must be at least 1, got {batch_size}")
     experiment = trained.experiment
-    feed = open_feed(experiment.dataset, split or experiment.eval_split, "auto", readers=0)
-    batch_size = parallel.round_up(batch_size)
+    feed = open_feed(experiment.dataset, split or experiment.eval_split)
 
-    def one_batch(params: Any, model_state: Any, resident: Any, which: Array, items: Any) -> Any:
-        item = jax.tree.map(lambda x: x[0], items)  # a block of one batch
-        batch = fetch(resident, {name: x for name, x in item.items() if name != "position"})
-        view = views(example_keys(0, 0, item["position"]), batch["image"])
+    def counts(params: Any, model_state: Any, which: Array, batch: Any) -> Any:
+        view = views(example_keys(0, 0, batch["position"]), batch["image"])
 
-        def look(one: Array) -> tuple[Array, Array]:
-            logits = evaluation_logits(experiment, params, model_state, view(one))
+        def classify(index: Array) -> tuple[Array, Array]:
+            logits = evaluation_logits(experiment, params, model_state, view(index))
             return accuracy(logits, batch["label"]) > 0, logits.argmax(-1)
 
-        right, labels = lax.map(look, which)  # [S, b]
+        right, classes = lax.map(classify, which)  # [S, b]
         real = batch["mask"] > 0
-        found = (right & real, (labels == labels[unchanged]) & real, real)
-        return lax.psum(tuple(x.sum(-1, dtype=jnp.int32) for x in found), AXIS)
+        masks = (right & real, (classes == classes[unchanged]) & real, real)
+        return sum_over_devices(tuple(x.sum(-1, dtype=jnp.int32) for x in masks))
 
-    mapped = parallel.map_replicated(one_batch, replicated=4)
-    examples = feed.dataset.num_examples(feed.split)
-    on_devices = parallel.replicate(jnp.asarray(which))
+    walk = make_walk(counts, replicated=3)
+    network = (trained.params, trained.model_state, parallel.replicate(jnp.asarray(which)))
     correct, same = np.zeros((2, len(which)), np.int64)
     count = 0
-    blocks = _with_positions(evaluation_blocks(feed, batch_size), batch_size)
-    for block in parallel.ahead(blocks, parallel.share_out):
-        done = mapped(trained.params, trained.model_state, feed.resident, on_devices, block)
-        right, kept, real = (np.asarray(x) for x in done)
-        correct, same, count = correct + right, same + kept, count + int(real)
-        told(count, examples)
-    if count != examples:
-        raise RuntimeError(f"looked at {count} examples of {examples} in {feed.split}")
+    for right, kept, real in walk(feed, batch_size, *network, progress=progress):
+        correct, same = correct + np.asarray(right), same + np.asarray(kept)
+        count += int(real)
+    if count != feed.num_examples:
+        raise RuntimeError(f"counted {count} examples of {feed.num_examples} in {feed.split}")
     return Counts(correct, same, count)
-
-
-def _with_positions(blocks: Any, batch_size: int) -> Any:
-    """The blocks with each example's place in the split, which keys what is drawn for it."""
-    share = parallel.local_share(batch_size)
-    for step, block in enumerate(blocks):
-        places = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int32)[share]
-        yield block | {"position": places[None]}

@@ -4,15 +4,14 @@ import heapq
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import lax
 
-from cnn_jax.devices import parallel
-from cnn_jax.devices.feed import Told, evaluation_blocks, fetch, open_feed, tell_nobody
+from cnn_jax.devices.feed import open_feed
 from cnn_jax.devices.parallel import AXIS
 from cnn_jax.errors import UserError
+from cnn_jax.evaluate.exact import Progress, make_walk
 from cnn_jax.see.layers import layer_output, layer_shapes
 from cnn_jax.see.network import chosen, prepared
 from cnn_jax.see.receptive import Box, receptive_field
@@ -22,12 +21,12 @@ from cnn_jax.trained import Trained
 
 @dataclass(frozen=True)
 class Excited:
-    """One example, where in it the unit answers most, and what it sees there."""
+    """One example, with the place where the unit answers most and the pixels that it sees there."""
 
     index: int  # of the example in its split
     label: int
     activation: float
-    place: tuple[int, int] | None  # row and column in the feature map; None of a unit without one
+    place: tuple[int, int] | None  # row and column in the feature map; None for a dense unit
     box: Box  # in pixels of `image`; beyond its edges the unit sees padding
     image: np.ndarray  # [H, W, C], 0 .. 1, as the network sees it but for standardisation
 
@@ -44,7 +43,7 @@ def maximize(
     count: int = 9,
     split: str | None = None,
     batch_size: int = 250,
-    told: Told = tell_nobody,
+    progress: Progress | None = None,
 ) -> list[Excited]:
     """The `count` examples that excite a unit most, the strongest first; each at its best place.
 
@@ -76,11 +75,11 @@ def maximize(
         _, height, width, channels = blank.shape
         field = receptive_field(experiment.model, (height, width, channels), layer, unit)
 
-    found = _strongest(trained, layer, unit, count, split, batch_size, told)
-    batch = source.read([index for _, index, _ in found])
+    strongest = _strongest(trained, layer, unit, count, split, batch_size, progress)
+    batch = source.read([index for _, index, _ in strongest])
     excited = []
     for (value, index, at), pixels, label in zip(
-        found, batch["image"], batch["label"], strict=True
+        strongest, batch["image"], batch["label"], strict=True
     ):
         place = (at // shape[1], at % shape[1]) if len(shape) == 3 else None
         image = shown(trained, pixels)
@@ -91,7 +90,7 @@ def maximize(
 
 
 def shown(trained: Trained, image: np.ndarray) -> np.ndarray:
-    """An image, uint8 [H, W, C], as the network sees it, with its colours: [H', W', C], 0 .. 1."""
+    """An image, uint8 [H, W, C], as the network sees it but in colours: [H', W', C], 0 .. 1."""
     dataset = trained.experiment.dataset
     mean, std = (np.asarray(x, np.float32) for x in (dataset.mean, dataset.std))
     pixels = np.asarray(prepared(trained, image))[0] * std + mean
@@ -105,37 +104,30 @@ def _strongest(
     count: int,
     split: str,
     batch_size: int,
-    told: Told,
+    progress: Progress | None,
 ) -> list[tuple[float, int, int]]:
-    """(activation, example, place in the map counted row by row), the strongest first."""
+    """Find the strongest: (activation, example, place in the map counted row by row), in order."""
     experiment = trained.experiment
-    feed = open_feed(experiment.dataset, split, "auto", readers=0)
-    examples = feed.dataset.num_examples(split)
-    batch_size = parallel.round_up(min(batch_size, examples))
+    feed = open_feed(experiment.dataset, split)
 
-    def one_batch(params: Any, model_state: Any, resident: Any, items: Any) -> Any:
-        batch = fetch(resident, jax.tree.map(lambda x: x[0], items))  # a block of one batch
+    def maxima(params: Any, model_state: Any, batch: Any) -> Any:
         images = prepare_images(experiment, experiment.eval_transforms, batch["image"], keys=None)
         variables = {"params": params, **model_state}
         maps = layer_output(experiment.model, variables, images, layer)[..., unit]
         flat = maps.reshape(len(maps), -1).astype(jnp.float32)
-        answer: tuple[Array, Array] = flat.max(-1), flat.argmax(-1)
+        answer = (flat.max(-1), flat.argmax(-1), batch["position"], batch["mask"])
         return lax.all_gather(answer, AXIS, tiled=True)
 
-    mapped = parallel.map_replicated(one_batch, replicated=3)
-    kept: list[tuple[float, int, int]] = []
-    start = 0
-    for block in parallel.ahead(evaluation_blocks(feed, batch_size), parallel.share_out):
-        answer = mapped(trained.params, trained.model_state, feed.resident, block)
-        # The last batch is filled up with examples that were seen already.
-        values, places = (np.asarray(x)[: examples - start] for x in answer)
-        new = [
-            (float(value), start + i, int(place))
-            for i, (value, place) in enumerate(zip(values, places, strict=True))
-        ]
-        kept = heapq.nsmallest(count, kept + new, key=lambda each: (-each[0], each[1]))
-        start += len(values)
-        told(start, examples)
-    if start != examples:
-        raise RuntimeError(f"looked at {start} examples of {examples} in {split}")
-    return kept
+    walk = make_walk(maxima, replicated=2)
+    network = (trained.params, trained.model_state)
+    strongest: list[tuple[float, int, int]] = []
+    seen = 0
+    for batch in walk(feed, batch_size, *network, progress=progress):
+        *columns, mask = (np.asarray(x) for x in batch)
+        values, places, examples = (column[mask > 0].tolist() for column in columns)
+        candidates = strongest + list(zip(values, examples, places, strict=True))
+        strongest = heapq.nsmallest(count, candidates, key=lambda entry: (-entry[0], entry[1]))
+        seen += len(values)
+    if seen != feed.num_examples:
+        raise RuntimeError(f"searched {seen} examples of {feed.num_examples} in {split}")
+    return strongest

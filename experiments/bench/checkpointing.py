@@ -15,11 +15,11 @@ from typing import Any
 
 import jax
 
-from cnn_jax.advance import make_advance, split_into_blocks
 from cnn_jax.devices import feed, parallel
+from cnn_jax.devices.dispatch import split_into_blocks
 from cnn_jax.devices.process import keep_freed_memory
 from cnn_jax.runs.checkpoint import Checkpoints
-from cnn_jax.step import init_state
+from cnn_jax.step import init_state, make_advance
 from experiments import lenet5_mnist
 from experiments.tools.report import program
 

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from cnn_jax.advance import split_into_blocks
 from cnn_jax.data import Batch, Dataset, array_dataset, batch_indices
 from cnn_jax.devices import feed as feeds
 from cnn_jax.devices import parallel
+from cnn_jax.devices.dispatch import split_into_blocks
 
 EXAMPLES, BATCH, STEPS, SEED = 30, 8, 11, 5  # almost three epochs
 

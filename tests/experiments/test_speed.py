@@ -18,14 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_jax.advance import make_advance
 from cnn_jax.data import Dataset, array_dataset
 from cnn_jax.devices import feed as feeds
 from cnn_jax.devices import parallel
 from cnn_jax.errors import UserError
 from cnn_jax.experiment import Experiment
 from cnn_jax.figures.speed import growth_curves
-from cnn_jax.step import evaluation_logits, init_state
+from cnn_jax.step import evaluation_logits, init_state, make_advance
 from experiments import ladder
 from experiments.bench.speed import __main__ as command
 from experiments.bench.speed import (

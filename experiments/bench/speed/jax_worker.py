@@ -9,13 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnn_jax.advance import make_advance
 from cnn_jax.devices import feed as feeds
 from cnn_jax.devices import parallel, process
 from cnn_jax.devices.parallel import AXIS
 from cnn_jax.devices.process import keep_freed_memory
 from cnn_jax.experiment import Experiment
-from cnn_jax.step import evaluation_logits, init_state
+from cnn_jax.step import evaluation_logits, init_state, make_advance
 from experiments.bench.speed.networks import experiment
 from experiments.bench.speed.task import Task
 from experiments.bench.speed.worker import Benchmark, serve

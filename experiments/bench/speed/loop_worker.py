@@ -8,9 +8,9 @@ from pathlib import Path
 
 import jax
 
-from cnn_jax.advance import split_into_blocks
 from cnn_jax.devices import feed as feeds
 from cnn_jax.devices import parallel
+from cnn_jax.devices.dispatch import split_into_blocks
 from cnn_jax.devices.process import keep_freed_memory
 from cnn_jax.experiment import Experiment
 from cnn_jax.runs.journal import read_lines

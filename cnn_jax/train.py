@@ -1,13 +1,12 @@
-"""The loop. Its side effects go through `checkpoint.py` and `record.py`."""
+"""The training loop. Its side effects go through `runs/checkpoint.py` and `runs/journal.py`."""
 
-import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ from cnn_jax.devices import parallel
 from cnn_jax.devices.dispatch import split_into_blocks
 from cnn_jax.devices.signals import stop_requests
 from cnn_jax.errors import Stopped, UserError
-from cnn_jax.evaluate.exact import Evaluator, make_evaluator
+from cnn_jax.evaluate.exact import make_evaluator
 from cnn_jax.experiment import Experiment, epochs_to_steps
 from cnn_jax.models import count_parameters
 from cnn_jax.runs.arrays import sha256
@@ -28,10 +27,12 @@ from cnn_jax.runs.checkpoint import Checkpoints
 from cnn_jax.runs.journal import Record, last_step, shown, write_json
 from cnn_jax.step import TrainState, init_state, make_advance, mean_metrics, zero_metrics
 
+Evaluate = Callable[[TrainState], Mapping[str, Any]]
+
 
 @dataclass(frozen=True)
 class Options:
-    """How a run is carried out. None of these changes the result beyond float32 rounding, but for
+    """How a run is carried out. None of these changes the result beyond float32 rounding, except
     `accumulate` with batch normalisation; the same options give the same bits."""
 
     workdir: Path | None = None
@@ -54,27 +55,27 @@ class Options:
     checkpoint_every: int = 0
     """Steps between checkpoints; 0: once per epoch."""
     keep: int = 3
-    """Checkpoints to keep, the last ones; the best of those at an evaluation is kept besides."""
+    """How many of the last checkpoints to keep; the best one at an evaluation is kept as well."""
     eval_batch_size: int = 250
     """Examples per evaluation batch."""
     stop_at: int | None = None
     """Stop with a checkpoint once this step is reached; the same command without it goes on."""
     override_config: bool = False
-    """Go on with a run whose config was another: for what does not decide which examples a step
-    sees (epochs, learning rate); both configs stay in config.json."""
+    """Go on with a run although its config was another, where that does not decide which examples a
+    step sees (epochs, learning rate); both configs stay in config.json."""
     deterministic: bool = False
-    """On GPUs, only kernels that give the same bits every time, at some cost of speed."""
+    """On GPUs, use only kernels that give the same bits every time, at some cost in speed."""
     distributed: bool = False
     """Join the cluster's other processes (SLURM, Open MPI, Kubernetes are detected)."""
     coordinator: str | None = None
-    """host:port of process 0, where there is no cluster to detect."""
+    """host:port of process 0, where no cluster is detected."""
     num_processes: int | None = None
     """Processes in all, with --coordinator."""
     process_id: int | None = None
     """This process's number from 0, with --coordinator."""
 
     def check(self) -> None:
-        """Raise UserError for a number that makes no sense."""
+        """Raise UserError for a number out of range."""
         for name, value in dataclasses.asdict(self).items():
             least = 0 if name in ("readers", "eval_every", "checkpoint_every", "process_id") else 1
             if isinstance(value, int) and not isinstance(value, bool) and value < least:
@@ -96,51 +97,19 @@ def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, A
     """
     started = time.perf_counter()
     parallel.check_divides(experiment.batch_size, options.accumulate)
-    train_feed, eval_feed = (
-        feeds.open_feed(experiment.dataset, split, options.feed, options.readers)
-        for split in (experiment.train_split, experiment.eval_split)
-    )
-    advance = make_advance(experiment, options.accumulate)
-    evaluate = make_evaluator(experiment, options.eval_batch_size)
     cadence = Cadence.of(experiment, options)
-    members = len(experiment.members.seeds) if experiment.members else 1
-
-    best = next(iter(experiment.metrics), None)
-    opened = Checkpoints(
-        folder / "checkpoints", options.keep, best, receipt=runs.receipt(folder, experiment.seed)
-    )
-    with contextlib.closing(opened) as checkpoints, stop_requests() as asked_to_stop:
-        state: TrainState = jax.jit(lambda: init_state(experiment))()
-        say = _warn if parallel.is_primary() else lambda _: None
-        parallel.check_equal("checkpoints", checkpoints.present())
-        newest = checkpoints.restore_newest(state, say, set_aside=folder / "damaged")
-        first_step, state = newest or (0, state)
-        parallel.check_equal("newest whole checkpoint", first_step)
-        if newest is None and (known := last_step(folder)):
-            say(f"no checkpoint in {folder}, whose metrics reach step {known}: starting again")
-        state = parallel.replicate(state)
-        if first_step > experiment.steps:
-            raise UserError(
-                f"{folder} is at step {first_step}, past the {experiment.steps} that are asked for"
-            )
-        reached = max(first_step, cadence.stop)
-        if not first_step:
-            state = _before_epoch(experiment, state, evaluate, eval_feed)
-
-        blocks = list(
-            split_into_blocks(
-                first_step, cadence.stop, options.steps_per_dispatch, cadence.before_epoch
-            )
-        )
-        seed = experiment.members.seeds if experiment.members else experiment.seed
-        items = feeds.training_blocks(train_feed, seed, experiment.batch_size, blocks)
-        placed = parallel.ahead(items, parallel.share_out)
-        empty = jax.tree.map(np.asarray, zero_metrics(experiment))  # buffers are handed on: copied
-        metrics: dict[str, Any] = {}
+    train_feed, eval_feed = _open_feeds(experiment, options)
+    advance = make_advance(experiment, options.accumulate)
+    evaluate = _make_evaluate(experiment, eval_feed, options.eval_batch_size)
+    with _open_checkpoints(experiment, folder, options) as checkpoints, stop_requests() as asked:
+        first_step, state = _restore_or_init(experiment, folder, checkpoints)
+        if first_step == 0:
+            state = _before_epoch(experiment, state, evaluate)
+        blocks = list(cadence.blocks(first_step))
+        placed = _place(experiment, train_feed, blocks)
+        metrics: Mapping[str, Any] = {}
         done: Array | None = None
-        with Record(
-            folder, first_step, experiment.steps, quiet=not parallel.is_primary()
-        ) as record:
+        with Record(folder, first_step, experiment.steps, not parallel.is_primary()) as record:
             record.say(_opening_line(experiment, train_feed, first_step))
             for index, ((start, step), block) in enumerate(zip(blocks, placed, strict=True)):
                 with record.dispatch(start, step):
@@ -148,66 +117,58 @@ def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, A
                 if done is not None:
                     done.block_until_ready()  # one dispatch ahead of the devices, never more
                 state, done = dispatched
-
-                if cadence.is_time(step, cadence.log):
-                    _check_finite(state)
-                    means = mean_metrics(experiment, state.metrics)
-                    record.training(step, means, experiment.batch_size * members)
-                    state = state._replace(metrics=parallel.replicate(empty))
+                due = cadence.due(step, stop_asked=asked(index))
+                if due.log:
+                    state = _log(experiment, step, state, record)
                 metrics = {}
-                evaluates = cadence.is_time(step, cadence.evaluate)
-                stops = asked_to_stop(index) and step < cadence.stop
-                saves = cadence.is_time(step, cadence.checkpoint) or step == cadence.stop or stops
-                renews = (
-                    step < cadence.last
-                    and cadence.before_epoch
-                    and not (step % cadence.before_epoch)
-                )
-                if evaluates or saves or renews:
+                if due.evaluation or due.new_epoch or due.checkpoint:
                     _check_finite(state)  # waits for the devices, so before the clock stops
                     with record.clock_stopped():
-                        if evaluates:
-                            metrics = evaluate(state.params, state.model_state, eval_feed)
+                        if due.evaluation:
+                            metrics = evaluate(state)
                             record.evaluation(step, eval_feed.split, metrics)
-                        if renews:  # before the checkpoint: a resumed run does not repeat it
-                            state = _before_epoch(experiment, state, evaluate, eval_feed, metrics)
-                        if saves:
-                            record.flush()  # what a checkpoint is past will not be written again
+                        if due.new_epoch:  # before the checkpoint: a resumed run does not repeat it
+                            state = _before_epoch(experiment, state, evaluate, metrics)
+                        if due.checkpoint:
+                            record.flush()  # lines before a checkpoint are not written again
                             checkpoints.save(step, state, metrics)
-                if stops:
+                if due.stop:
                     checkpoints.wait()
-                    raise Stopped(
-                        f"stopped at step {step} of {experiment.steps} with a checkpoint in "
-                        f"{folder}: the same command goes on from it"
-                    )
+                    raise _stopped(step, experiment, folder)
             checkpoints.wait()
+            step = max(first_step, cadence.stop)
             if not metrics:  # stopped between evaluations, or there was nothing left to train
-                metrics = evaluate(state.params, state.model_state, eval_feed)
-                record.say(f"at step {reached}, {eval_feed.split}: {shown(metrics)}")
-
-    result = {"step": reached, "split": eval_feed.split, **metrics}
-    result_file = folder / "result.json"
-    if result["step"] == experiment.steps and parallel.is_primary() and not result_file.exists():
-        about = {
-            "parameters": count_parameters(state.params) // members,
-            "parameters_sha256": sha256(state.params),
-            "seconds": round(time.perf_counter() - started, 2),
-            "resumed_from": first_step,
-        }
-        write_json(result_file, result | about)
+                metrics = evaluate(state)
+                record.say(f"at step {step}, {eval_feed.split}: {shown(metrics)}")
+    result = {"step": step, "split": eval_feed.split, **metrics}
+    _write_result(experiment, folder, result, state, first_step, started)
     return result
+
+
+class Due(NamedTuple):
+    """What the loop does after a dispatch."""
+
+    log: bool
+    evaluation: bool
+    new_epoch: bool  # the experiment's `before_epoch`
+    checkpoint: bool
+    stop: bool  # before the end, because a signal asked for it
 
 
 @dataclass(frozen=True)
 class Cadence:
-    """When things happen: every so many steps, in whole dispatches, and at the last step."""
+    """The steps after which the loop logs, evaluates and saves: multiples of these, and the last.
+
+    All but `epoch` are whole dispatches.
+    """
 
     log: int
-    evaluate: int
+    evaluation: int
     checkpoint: int
-    before_epoch: int  # exact, since it is part of the experiment; 0 for never
-    stop: int
-    last: int
+    epoch: int  # exact, since `before_epoch` is part of the experiment; 0 without it
+    dispatch: int
+    stop: int  # where this call ends
+    last: int  # where the experiment ends
 
     @classmethod
     def of(cls, experiment: Experiment, options: Options) -> "Cadence":
@@ -218,32 +179,137 @@ class Cadence:
         epoch = epochs_to_steps(1, examples, experiment.batch_size)
         return cls(
             log=whole_dispatches(options.log_every),
-            evaluate=whole_dispatches(options.eval_every or epoch),
+            evaluation=whole_dispatches(options.eval_every or epoch),
             checkpoint=whole_dispatches(options.checkpoint_every or epoch),
-            before_epoch=epoch if experiment.before_epoch else 0,
+            epoch=epoch if experiment.before_epoch else 0,
+            dispatch=options.steps_per_dispatch,
             stop=min(experiment.steps, whole_dispatches(options.stop_at or experiment.steps)),
             last=experiment.steps,
         )
 
-    def is_time(self, step: int, every: int) -> bool:
+    def blocks(self, first_step: int) -> Iterator[feeds.Block]:
+        """The steps of each dispatch, from `first_step` to `stop`."""
+        return split_into_blocks(first_step, self.stop, self.dispatch, self.epoch)
+
+    def due(self, step: int, stop_asked: bool = False) -> Due:
+        """What is due after `step`, the end of a dispatch."""
+        stops = stop_asked and step < self.stop
+        return Due(
+            log=self._is_time(step, self.log),
+            evaluation=self._is_time(step, self.evaluation),
+            new_epoch=self.epoch > 0 and step % self.epoch == 0 and step < self.last,
+            checkpoint=self._is_time(step, self.checkpoint) or step == self.stop or stops,
+            stop=stops,
+        )
+
+    def _is_time(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.last
+
+
+def _open_feeds(experiment: Experiment, options: Options) -> tuple[feeds.Feed, feeds.Feed]:
+    """The splits to train on and to evaluate on."""
+    data, kind, readers = experiment.dataset, options.feed, options.readers
+    train_feed = feeds.open_feed(data, experiment.train_split, kind, readers)
+    return train_feed, feeds.open_feed(data, experiment.eval_split, kind, readers)
+
+
+def _make_evaluate(experiment: Experiment, feed: feeds.Feed, batch_size: int) -> Evaluate:
+    """Return `evaluate(state) -> metrics` on the split of `feed`."""
+    evaluate = make_evaluator(experiment, batch_size)
+    return lambda state: evaluate(state.params, state.model_state, feed)
+
+
+def _open_checkpoints(experiment: Experiment, folder: Path, options: Options) -> Checkpoints:
+    best = next(iter(experiment.metrics), None)
+    receipt = runs.receipt(folder, experiment.seed)
+    return Checkpoints(folder / "checkpoints", options.keep, best, receipt=receipt)
+
+
+def _restore_or_init(
+    experiment: Experiment, folder: Path, checkpoints: Checkpoints
+) -> tuple[int, TrainState]:
+    """The step and state of the newest whole checkpoint, else step 0 and the initial state.
+
+    Raises:
+        UserError: the checkpoints are damaged, or past the experiment's last step.
+    """
+    warn = _warn if parallel.is_primary() else lambda _: None
+    state: TrainState = jax.jit(lambda: init_state(experiment))()
+    parallel.check_equal("checkpoints", checkpoints.present())
+    newest = checkpoints.restore_newest(state, warn, set_aside=folder / "damaged")
+    step, state = newest or (0, state)
+    parallel.check_equal("newest whole checkpoint", step)
+    if newest is None and (logged := last_step(folder)):
+        warn(f"no checkpoint in {folder}, whose metrics reach step {logged}: starting again")
+    if step > experiment.steps:
+        raise UserError(
+            f"{folder} is at step {step}, past the {experiment.steps} that are asked for"
+        )
+    return step, parallel.replicate(state)
+
+
+def _place(
+    experiment: Experiment, feed: feeds.Feed, blocks: list[feeds.Block]
+) -> Iterator[dict[str, Array]]:
+    """Read the training batches of each block ahead of use, and put them on the devices."""
+    seed = experiment.members.seeds if experiment.members else experiment.seed
+    items = feeds.training_blocks(feed, seed, experiment.batch_size, blocks)
+    return parallel.ahead(items, parallel.share_out)
+
+
+def _log(experiment: Experiment, step: int, state: TrainState, record: Record) -> TrainState:
+    """Write the means since the last log line, and start new sums."""
+    _check_finite(state)
+    examples = experiment.batch_size * _members(experiment)
+    record.training(step, mean_metrics(experiment, state.metrics), examples)
+    empty = jax.tree.map(np.asarray, zero_metrics(experiment))  # copies: buffers are handed on
+    return state._replace(metrics=parallel.replicate(empty))
 
 
 def _before_epoch(
     experiment: Experiment,
     state: TrainState,
-    evaluate: Evaluator,
-    eval_feed: feeds.Feed,
+    evaluate: Evaluate,
     metrics: Mapping[str, float] | None = None,
 ) -> TrainState:
-    """Let the experiment renew the state; `metrics` is its evaluation if there is one already."""
+    """Let the experiment change the state; `metrics` is its evaluation if there is one already."""
     if experiment.before_epoch is None:
         return state
-    renewed = experiment.before_epoch(
-        state, lambda: metrics or evaluate(state.params, state.model_state, eval_feed)
-    )
+    changed = experiment.before_epoch(state, lambda: metrics or evaluate(state))
     # Copies, since buffers are handed to the next step for reuse, each of them once.
-    return parallel.replicate(jax.tree.map(jnp.copy, renewed))
+    return parallel.replicate(jax.tree.map(jnp.copy, changed))
+
+
+def _write_result(
+    experiment: Experiment,
+    folder: Path,
+    result: Mapping[str, Any],
+    state: TrainState,
+    first_step: int,
+    started: float,
+) -> None:
+    """Write `result.json` once the experiment's last step is reached, unless it is there."""
+    path = folder / "result.json"
+    if result["step"] < experiment.steps or not parallel.is_primary() or path.exists():
+        return
+    about = {
+        "parameters": count_parameters(state.params) // _members(experiment),
+        "parameters_sha256": sha256(state.params),
+        "seconds": round(time.perf_counter() - started, 2),
+        "resumed_from": first_step,
+    }
+    write_json(path, {**result, **about})
+
+
+def _stopped(step: int, experiment: Experiment, folder: Path) -> Stopped:
+    return Stopped(
+        f"stopped at step {step} of {experiment.steps} with a checkpoint in {folder}: "
+        "the same command goes on from it"
+    )
+
+
+def _members(experiment: Experiment) -> int:
+    return len(experiment.members.seeds) if experiment.members else 1
 
 
 def _warn(text: str) -> None:
@@ -251,7 +317,8 @@ def _warn(text: str) -> None:
 
 
 def _check_finite(state: TrainState) -> None:
-    # Of members side by side the others may go on while one is left.
+    """Raise UserError if the loss or a parameter is not finite."""
+    # With members side by side, the others may go on as long as one is left.
     step = int(np.min(state.metrics["nonfinite_step"]))
     if step < 0 and not state.step.ndim and not _all_finite((state.params, state.model_state)):
         step = int(state.step) - 1
@@ -271,11 +338,11 @@ def _opening_line(experiment: Experiment, feed: feeds.Feed, first_step: int) -> 
     size = feeds.split_bytes(feed.dataset, feed.split)
     size = f"{size / 1e6:,.0f} MB" if size > 1e6 else f"{size / 1e3:,.0f} kB"
     how = f"resident on the device, {size}" if feed.resident else f"streamed, {size}"
-    devices = jax.device_count()
+    devices = parallel.devices()
     start = f"resuming at step {first_step}" if first_step else "starting"
-    times = f"{len(experiment.members.seeds)} times " if experiment.members else ""
+    times = f"{_members(experiment)} times " if experiment.members else ""
     return (
-        f"{start}: {times}{experiment.steps} steps of {experiment.batch_size} on {devices} "
-        f"{jax.devices()[0].device_kind} device{'s' * (devices > 1)}; "
+        f"{start}: {times}{experiment.steps} steps of {experiment.batch_size} on {len(devices)} "
+        f"{devices[0].device_kind} device{'s' * (len(devices) > 1)}; "
         f"{feed.dataset.name} {feed.split} {how}"
     )

@@ -1,4 +1,5 @@
-"""One CPU device, no network, and data and caches in a folder that goes away with the session."""
+"""Eight simulated CPU devices, of which a test uses one unless it asks for more; no network; data
+and caches in a folder that goes away with the session."""
 
 import os
 import socket
@@ -15,7 +16,7 @@ _SCRATCH = tempfile.TemporaryDirectory(prefix="cnn_jax_tests_")
 # their compiling; it holds nothing from before this session.
 os.environ |= {
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "",
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
     "TFDS_DATA_DIR": f"{_SCRATCH.name}/data",
     "JAX_COMPILATION_CACHE_DIR": f"{_SCRATCH.name}/compiled",
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -40,6 +41,31 @@ def _only_loopback(connect: Callable[..., Any]) -> Callable[..., Any]:
         return connect(self, address)
 
     return connect_or_raise
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_device() -> Iterator[None]:
+    """Runs use the first of the simulated devices."""
+    with pytest.MonkeyPatch.context() as patch:
+        _use(1, patch)
+        yield
+
+
+@pytest.fixture
+def use_devices(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """From the call on, the test uses that many devices, at most 8."""
+    return lambda count: _use(count, monkeypatch)
+
+
+def _use(count: int, patch: pytest.MonkeyPatch) -> None:
+    from cnn_jax.devices import parallel
+
+    def devices() -> list[Any]:
+        import jax
+
+        return jax.devices()[:count]
+
+    patch.setattr(parallel, "devices", devices)
 
 
 @pytest.fixture

@@ -231,6 +231,12 @@ class Checkpoints:
         self._thread.shutdown()
         self._manager.close()
 
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
     def _score(self, step: int) -> float | None:
         if step not in self._scores and self._metric is not None:
             try:

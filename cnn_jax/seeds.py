@@ -1,8 +1,8 @@
-"""One experiment several times over: with other seeds, or another value of one of its numbers.
+"""Train one experiment several times: with several seeds, or several values of one field.
 
-Small networks on data that the devices hold are trained side by side: their states are stacked,
-one program makes the steps of all, and one run folder and checkpoint holds them. What cannot be
-stacked, because a value decides a shape or a number of steps, or the network is large, is trained
+Small networks on resident data are trained side by side: their states are stacked, one program
+makes the steps of all, and one run folder and checkpoint holds them. Trainings that cannot be
+stacked, because a value decides a shape or a number of steps or because the network is large, run
 one after the other, each in a run folder of its own.
 """
 
@@ -24,23 +24,23 @@ from cnn_jax.models import count_parameters
 from cnn_jax.step import TrainState, init_state, train_step
 
 Build = Callable[[Any, Path | None], Experiment]
-Variant = dict[str, Any]  # the fields of a config that are its own
+Variant = dict[str, Any]  # the fields of a config in which one training differs
 
-SMALL = 2_000_000  # parameters; above, a network keeps the devices busy by itself
+SMALL = 2_000_000  # parameters; a larger network keeps the devices busy by itself
 
 
 @dataclass(frozen=True)
 class Several:
-    """How often an experiment is trained."""
+    """The seeds and values with which an experiment is trained."""
 
     seeds: int = 1
-    """Train with so many seeds, --seed and those that follow it: side by side in one program where
-    the network is small, else one after the other."""
+    """Train with this many seeds, from --seed on: side by side in one program if the network is
+    small, else one after the other."""
     sweep: str | None = None
     """Train with each value of one field: learning_rate=0.1,0.03,0.01; each with every seed."""
 
     def variants(self, config: Any) -> list[Variant]:
-        """The fields that each training has of its own; [{}] if it is only one.
+        """The fields in which each training differs from `config`; [{}] for a single training.
 
         Raises:
             UserError: --seeds is not positive, or --sweep names no field or no values of its type.
@@ -117,21 +117,21 @@ def stack(
 
 
 def unstacked(result: Mapping[str, Any]) -> list[dict[str, float]]:
-    """The metrics of each member, of an evaluation that has "members"."""
+    """Split an evaluation that has "members" into the metrics of each member."""
     members = result["members"]
     count = len(next(iter(members.values())))
     return [{name: values[k] for name, values in members.items()} for k in range(count)]
 
 
 def folder_name(variant: Variant) -> str:
-    """Of one of the trainings that are made one after the other: "learning_rate-0.1,seed-3"."""
+    """The name of a variant's run folder: "learning_rate-0.1,seed-3"."""
     return ",".join(f"{name}-{value}" for name, value in variant.items())
 
 
 def _trace(stacked: Experiment) -> TrainState:
-    """Go through a training step without computing it."""
+    """Trace a training step without computing it."""
     assert stacked.members is not None
-    # Of two devices, as one alone does not reduce anything, and its results would seem its own.
+    # For two devices: on a single one nothing is reduced, and results would count as its own.
     places = (2, stacked.batch_size, len(stacked.members.seeds))
     batch = {
         "image": jax.ShapeDtypeStruct((*places, *stacked.dataset.image_shape), np.uint8),
@@ -143,7 +143,7 @@ def _trace(stacked: Experiment) -> TrainState:
 
 
 def _outline(experiment: Experiment) -> tuple[Any, ...]:
-    """What members must share."""
+    """The parts that all members must share."""
     return (
         experiment.batch_size,
         experiment.steps,

@@ -46,26 +46,10 @@ def _only_loopback(connect: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.fixture(scope="session", autouse=True)
 def one_device() -> Iterator[None]:
     """Runs use the first of the simulated devices."""
-    with pytest.MonkeyPatch.context() as patch:
-        _use(1, patch)
+    import programs
+
+    with programs.simulated_devices(1):
         yield
-
-
-@pytest.fixture
-def use_devices(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """From the call on, the test uses that many devices, at most 8."""
-    return lambda count: _use(count, monkeypatch)
-
-
-def _use(count: int, patch: pytest.MonkeyPatch) -> None:
-    from cnn_jax.devices import parallel
-
-    def devices() -> list[Any]:
-        import jax
-
-        return jax.devices()[:count]
-
-    patch.setattr(parallel, "devices", devices)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ import tiny
 
 from cnn_jax import __main__ as program
 from cnn_jax import cli
+from cnn_jax.devices import parallel
 from cnn_jax.runs.checkpoint import Checkpoints
 from cnn_jax.trained import restore
 
@@ -59,10 +60,19 @@ def succeed(process: subprocess.Popen[str]) -> str:
     return out
 
 
-def train_tiny(folder: Path, *arguments: object) -> Any:
+@contextlib.contextmanager
+def simulated_devices(count: int) -> Iterator[None]:
+    """Inside, runs of this process use that many of its simulated devices, at most 8."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "devices", lambda: jax.devices()[:count])
+        yield
+
+
+def train_tiny(folder: Path, *arguments: object, devices: int = 1) -> Any:
     """Run `tiny.py` in this process."""
-    flags = ("--workdir", folder, *arguments)
-    return cli.main(tiny.Config, tiny.build, tiny.OPTIONS, arguments=list(map(str, flags)))
+    flags = list(map(str, ("--workdir", folder, *arguments)))
+    with simulated_devices(devices):
+        return cli.main(tiny.Config, tiny.build, tiny.OPTIONS, arguments=flags)
 
 
 def saved_steps(folder: Path) -> list[int]:

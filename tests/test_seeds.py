@@ -66,8 +66,7 @@ def test_members_stopped_and_resumed_end_as_those_never_stopped(
 
 def test_members_on_four_devices(three_seeds: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    flags = ("--workdir", run, "--seed", 1, "--seeds", 3)
-    programs.succeed(programs.start(*programs.TINY, *flags, devices=4))
+    programs.train_tiny(run, "--seed", 1, "--seeds", 3, devices=4)
     programs.assert_close(
         programs.saved_state(run), programs.saved_state(three_seeds), 10 * TOLERANCE
     )

@@ -1,4 +1,4 @@
-"""Networks and committees judged: their predictions, their scores, and the folder that shows them.
+"""Score networks and committees on a split, and write the folder that reports it.
 
 evaluation.json, evaluation.csv    one row per run; figures in 0 .. 1, log-loss in nats
 RUN/per_class.csv                  recall, precision, F1 and the most frequent confusion
@@ -29,6 +29,7 @@ from cnn_jax.figures.evaluation import confusion_matrix, gallery, reliability_di
 from cnn_jax.trained import Trained
 
 WORST = 24  # images in the gallery
+ARROW = "\N{RIGHTWARDS ARROW}"
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,14 @@ class Assessment:
 def assess(
     trained: Trained, split: str | None, views: int, batch_size: int, kind: Kind
 ) -> Assessment:
-    """Predict a split, None for the one evaluated in training, and score the predictions."""
+    """Predict a split and score the predictions; None is the split evaluated in training."""
     experiment = trained.experiment
     feed = open_feed(experiment.dataset, split or experiment.eval_split, kind, readers=0)
     metrics: dict[str, float] = {}
-    if views == 1:  # to the last bit what training gave, whatever its loss and metrics are
+    if views == 1:  # the same bits as in training, whatever its loss and metrics are
         evaluate = make_evaluator(experiment, batch_size)
         metrics = evaluate(trained.params, trained.model_state, feed)
-    found, labels = predict(trained, feed, batch_size, views)
+    log_probabilities, labels = predict(trained, feed, batch_size, views)
     return Assessment(
         run=trained.run,
         step=trained.step,
@@ -64,18 +65,19 @@ def assess(
         split=feed.split,
         views=views,
         metrics=metrics,
-        log_probabilities=found,
+        log_probabilities=log_probabilities,
         labels=labels,
-        scores=scores.score(found, labels),
+        scores=scores.score(log_probabilities, labels),
     )
 
 
 def committee(members: Sequence[Assessment]) -> Assessment:
-    """All networks' probabilities averaged: Krizhevsky et al. (2012), table 2, Cireşan et al.
-    (2011). The members have passed `check_committee`.
+    """Average the probabilities of networks that have passed `check_committee`.
+
+    Sources: Krizhevsky et al. (2012), table 2; Cireşan et al. (2011).
     """
     first = members[0]
-    found = mean_probability([member.log_probabilities for member in members])
+    log_probabilities = mean_probability([member.log_probabilities for member in members])
     return Assessment(
         run=f"committee of {len(members)}",
         step=None,
@@ -83,21 +85,21 @@ def committee(members: Sequence[Assessment]) -> Assessment:
         split=first.split,
         views=first.views,
         metrics={},
-        log_probabilities=found,
+        log_probabilities=log_probabilities,
         labels=first.labels,
-        scores=scores.score(found, first.labels),
+        scores=scores.score(log_probabilities, first.labels),
     )
 
 
 def check_committee(networks: Sequence[Trained], split: str | None) -> None:
-    """Refuse networks whose predictions are not of the same examples and classes.
+    """Refuse networks that do not predict the same examples and classes.
 
     Raises:
-        UserError: it names the difference.
+        UserError: with the first difference.
     """
     if len(networks) < 2:
         raise UserError("--committee needs several runs")
-    first, *others = (_examined(trained, split) for trained in networks)
+    first, *others = (_subject(trained, split) for trained in networks)
     for trained, other in zip(networks[1:], others, strict=True):
         for what in first:
             if other[what] != first[what]:
@@ -107,7 +109,7 @@ def check_committee(networks: Sequence[Trained], split: str | None) -> None:
                 )
 
 
-def _examined(trained: Trained, split: str | None) -> dict[str, Any]:
+def _subject(trained: Trained, split: str | None) -> dict[str, Any]:
     data, split = trained.experiment.dataset, split or trained.experiment.eval_split
     return {
         "dataset": data.name,
@@ -118,53 +120,56 @@ def _examined(trained: Trained, split: str | None) -> dict[str, Any]:
     }
 
 
-def row(found: Assessment) -> dict[str, Any]:
-    """What is known of a network on one line of JSON.
+def row(assessment: Assessment) -> dict[str, Any]:
+    """The figures of a network or committee, ready for one line of JSON.
 
-    `loss` and the experiment's metrics are there for one view, to the last bit as training gives
-    them; the scores always, each as {"value", "low", "high"}.
+    The scores are {"value", "low", "high"} each. `loss` and the experiment's metrics, which are the
+    same bits as in training, are there for one view only.
     """
-    about = {"run": found.run, "step": found.step, "split": found.split, "views": found.views}
+    names = ("run", "step", "split", "views")
+    about = {name: getattr(assessment, name) for name in names}
     figures = {
         name: value._asdict() if isinstance(value, Estimate) else value
-        for name, value in ((name, getattr(found.scores, name)) for name in vars(found.scores))
+        for name, value in vars(assessment.scores).items()
     }
-    return about | found.metrics | figures
+    return about | assessment.metrics | figures
 
 
 def write(folder: Path, assessments: Sequence[Assessment]) -> None:
-    """Make the folder that this file's first lines describe."""
+    """Write the folder that the first lines of this file describe."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [row(found) for found in assessments]
+    rows = [row(assessment) for assessment in assessments]
     (folder / "evaluation.json").write_text(json.dumps(rows, indent=2) + "\n")
     flat = [_flat(values) for values in rows]
     columns = list(dict.fromkeys(name for values in flat for name in values))
     _write_csv(folder / "evaluation.csv", columns, ([v.get(c) for c in columns] for v in flat))
     taken: set[str] = set()
-    for found in assessments:
-        base = Path(found.run).resolve().name if found.step is not None else found.run
+    for assessment in assessments:
+        is_committee = assessment.step is None
+        base = assessment.run if is_committee else Path(assessment.run).resolve().name
         name = free_name(base.replace(" ", "-"), taken)
         taken.add(name)
-        _write_one(folder / name, found)
+        _write_one(folder / name, assessment)
 
 
 def free_name(base: str, taken: Container[str]) -> str:
-    """The name, or else the first of base-2, base-3 ... that is free: runs may have equal names."""
+    """The first of base, base-2, base-3, … that is not taken: runs may have equal names."""
     names = itertools.chain([base], (f"{base}-{number}" for number in itertools.count(2)))
     return next(name for name in names if name not in taken)
 
 
-def _write_one(folder: Path, found: Assessment) -> None:
+def _write_one(folder: Path, assessment: Assessment) -> None:
     folder.mkdir()
-    predictions, names = (found.log_probabilities, found.labels), found.dataset.class_names
+    predictions = (assessment.log_probabilities, assessment.labels)
+    names = assessment.dataset.class_names
     table, classes = scores.confusion(*predictions), scores.per_class(*predictions, names)
     columns = list(asdict(classes[0]))
     _write_csv(folder / "per_class.csv", columns, (asdict(one).values() for one in classes))
     lines = ([name, *line] for name, line in zip(names, table.tolist(), strict=True))
     _write_csv(folder / "confusion.csv", ["true \\ predicted", *names], lines)
 
-    error, calibration = found.scores.top1_error, found.scores.calibration_error
-    title = f"{found.dataset.name}, {found.split}: error {_percent(error)}"
+    error = assessment.scores.top1_error
+    title = f"{assessment.dataset.name}, {assessment.split}: error {_percent(error)}"
     figures.save(confusion_matrix(table, names, title), folder / "confusion.png")
 
     bins = scores.calibration(*predictions)
@@ -172,34 +177,32 @@ def _write_one(folder: Path, found: Assessment) -> None:
     for i in np.flatnonzero(bins.count):
         right = np.arange(bins.count[i]) < round(bins.accuracy[i] * bins.count[i])
         interval[i] = scores.proportion(right)[1:]
-    title = f"calibration error {_percent(calibration)}"
+    title = f"calibration error {_percent(assessment.scores.calibration_error)}"
     diagram = reliability_diagram(bins.count, bins.confidence, bins.accuracy, interval, title)
     figures.save(diagram, folder / "calibration.png")
-    figures.save(_worst(found), folder / "worst.png")
+    figures.save(_worst(assessment), folder / "worst.png")
 
 
-def _worst(found: Assessment) -> Any:
-    losses = scores.losses_of(found.log_probabilities, found.labels)
-    # What is no number comes first; among equals the order is that of the split.
+def _worst(assessment: Assessment) -> Any:
+    """The gallery of the examples with the highest loss."""
+    log_probabilities, labels = assessment.log_probabilities, assessment.labels
+    losses = scores.losses_of(log_probabilities, labels)
+    # NaN comes first; examples of equal loss keep the order of the split.
     places = np.argsort(-np.nan_to_num(losses, nan=np.inf), kind="stable")[:WORST]
-    predicted = scores.predictions(found.log_probabilities)
-    names = found.dataset.class_names
+    predicted = scores.predictions(log_probabilities)
+    names = assessment.dataset.class_names
     captions = []
     for i in places:
-        true = names[found.labels[i]]
-        said = "nothing"
+        true = names[labels[i]]
+        prediction = "nothing"
         if predicted[i] >= 0:
-            probability = np.exp(found.log_probabilities[i, predicted[i]])
-            said = f"{names[predicted[i]]} ({100 * probability:.0f} %)"
-        between = (
-            " \N{RIGHTWARDS ARROW} " if len(true) + len(said) < 18 else " \N{RIGHTWARDS ARROW}\n"
-        )
-        captions.append(f"{true}{between}{said}\nno. {i}")
-    images = found.dataset.open(found.split).read(places)["image"]
-    title = (
-        f"{found.dataset.name}, {found.split}: highest loss (true \N{RIGHTWARDS ARROW} predicted)"
-    )
-    return gallery(images, captions, title)
+            probability = np.exp(log_probabilities[i, predicted[i]])
+            prediction = f"{names[predicted[i]]} ({100 * probability:.0f} %)"
+        space = " " if len(true) + len(prediction) < 18 else "\n"
+        captions.append(f"{true} {ARROW}{space}{prediction}\nno. {i}")
+    images = assessment.dataset.open(assessment.split).read(places)["image"]
+    subject = f"{assessment.dataset.name}, {assessment.split}"
+    return gallery(images, captions, f"{subject}: highest loss (true {ARROW} predicted)")
 
 
 def _percent(figure: Estimate) -> str:
@@ -207,7 +210,7 @@ def _percent(figure: Estimate) -> str:
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    """An estimate becomes three columns: NAME, NAME_low, NAME_high."""
+    """Turn each estimate into three columns: NAME, NAME_low, NAME_high."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):

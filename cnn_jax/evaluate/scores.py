@@ -1,8 +1,8 @@
-"""Figures of merit of predictions, with intervals: NumPy in float64, on the host.
+"""Errors, log-loss and calibration of predictions, with intervals: NumPy in float64, on the host.
 
-Everywhere `log_probabilities` is [n, classes], natural logarithms, and `labels` int [n], each in
-`[0, classes)`; n is at least 1. The predicted class is the most probable, the lowest where several
-are; a row that holds a NaN predicts nothing and is wrong (`metrics.top_k` decides alike).
+Everywhere `log_probabilities` is [n, classes], natural logarithms, and `labels` is int [n], each in
+`[0, classes)`; n is at least 1. The predicted class is the most probable one, the lowest if several
+tie; a row that holds NaN predicts nothing and is wrong (`metrics.top_k` decides in the same way).
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores:
-    """What a network is worth on `count` examples; errors and calibration error in 0 .. 1."""
+    """The scores of a network on `count` examples; errors and calibration error in 0 .. 1."""
 
     count: int
     top1_error: Estimate
@@ -41,30 +41,30 @@ class Calibration:
 
     count: np.ndarray  # int [BINS]
     confidence: np.ndarray  # mean probability of the predicted class, NaN in an empty bin
-    accuracy: np.ndarray  # part that is right, NaN in an empty bin
+    accuracy: np.ndarray  # share that is right, NaN in an empty bin
 
 
 @dataclass(frozen=True)
 class ClassScores:
-    """One class; NaN where a figure is 0 / 0."""
+    """The scores of one class; NaN where a figure is 0 / 0."""
 
     name: str
     count: int
-    recall: float  # part of the class that is predicted as such
-    precision: float  # part of what is predicted as the class that is of it
+    recall: float  # share of the class that is predicted as the class
+    precision: float  # share of the predictions of the class that are right
     f1: float  # harmonic mean of the two
-    confused_with: str  # the class most often predicted in its stead, "" if none ever is
-    confused: int  # how often
+    confused_with: str  # the class most often predicted in its place, "" if there is none
+    confused: int  # how often it was
 
 
 def score(log_probabilities: np.ndarray, labels: np.ndarray, seed: int = 0) -> Scores:
-    """Top-1 and top-5 error, log-loss and calibration error.
+    """Compute top-1 and top-5 error, log-loss and calibration error, with 95 % intervals.
 
     Errors have Wilson's interval. The others have the basic bootstrap's over examples (Davison and
-    Hinkley 1997, section 5.2): 2 x figure - the 97.5th and 2.5th percentile of `RESAMPLES` figures
-    of resampled examples, drawn by `seed`; not below 0. Noise within bins raises a calibration
-    error, and once more in resampling: this interval takes that back, so it may lie below its
-    figure. NaN among the probabilities makes NaN of these two.
+    Hinkley 1997, section 5.2): 2 x figure - the 97.5th and 2.5th percentile of the figures of
+    `RESAMPLES` samples, drawn by `seed`; not below 0. Noise within bins raises a calibration error,
+    and resampling raises it once more: this interval corrects for that, so it may lie below its
+    figure. NaN among the probabilities makes log-loss and calibration error NaN.
 
     The calibration error is the expected one of Guo, Pleiss, Sun and Weinberger (2017), On
     calibration of modern neural networks, equation 3: the mean over examples of the distance of
@@ -74,16 +74,16 @@ def score(log_probabilities: np.ndarray, labels: np.ndarray, seed: int = 0) -> S
     bins, gaps = _gaps(log_probabilities, labels)
 
     def figures(times: np.ndarray) -> tuple[float, float]:
-        """Of a sample that has each example so many times."""
+        """The two figures of a sample that has each example so many `times`."""
         by_bin = np.bincount(bins, weights=times * gaps, minlength=BINS)
         return float(losses @ times) / len(losses), float(np.abs(by_bin).sum()) / len(losses)
 
-    found = figures(np.ones(len(losses)))
+    whole = figures(np.ones(len(losses)))
     random, n = np.random.default_rng(seed), len(losses)
     resampled = np.array(
         [figures(np.bincount(random.integers(n, size=n), minlength=n)) for _ in range(RESAMPLES)]
     )
-    log_loss, calibration_error = map(_basic_bootstrap, found, resampled.T)
+    log_loss, calibration_error = map(_basic_bootstrap, whole, resampled.T)
     return Scores(
         count=n,
         top1_error=proportion(~is_right(log_probabilities, labels)),
@@ -94,35 +94,35 @@ def score(log_probabilities: np.ndarray, labels: np.ndarray, seed: int = 0) -> S
 
 
 def is_right(log_probabilities: np.ndarray, labels: np.ndarray, k: int = 1) -> np.ndarray:
-    """bool [n]: fewer than `k` classes are more probable than the label's."""
-    own = np.take_along_axis(log_probabilities, labels[:, None], axis=-1)
+    """Whether fewer than `k` classes are more probable than the label's, bool [n]."""
+    right = np.take_along_axis(log_probabilities, labels[:, None], axis=-1)
     lower_index = np.arange(log_probabilities.shape[-1]) < labels[:, None]
-    above = (log_probabilities > own) | ((log_probabilities == own) & lower_index)
+    above = (log_probabilities > right) | ((log_probabilities == right) & lower_index)
     return (above.sum(-1) < k) & ~np.isnan(log_probabilities).any(-1)
 
 
 def losses_of(log_probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """float64 [n], nats: minus the logarithm of the right class's probability."""
-    own = np.take_along_axis(log_probabilities, labels[:, None], axis=-1)[:, 0]
-    return -own.astype(np.float64)
+    """Minus the logarithm of the right class's probability: float64 [n], nats."""
+    right = np.take_along_axis(log_probabilities, labels[:, None], axis=-1)[:, 0]
+    return -right.astype(np.float64)
 
 
 def predictions(log_probabilities: np.ndarray) -> np.ndarray:
-    """int [n]: the predicted classes, -1 for a row that holds a NaN."""
+    """The predicted classes, int [n]; -1 for a row that holds NaN."""
     return np.where(np.isnan(log_probabilities).any(-1), -1, log_probabilities.argmax(-1))
 
 
 def proportion(holds: np.ndarray) -> Estimate:
-    """How many of bool [n] hold, in 0 .. 1, with Wilson's interval (1927)."""
-    found = stats.binomtest(int(holds.sum()), len(holds))
-    interval = found.proportion_ci(method="wilson")
+    """The share of bool [n] that is true, with Wilson's interval (1927)."""
+    test = stats.binomtest(int(holds.sum()), len(holds))
+    interval = test.proportion_ci(method="wilson")
     return Estimate(float(holds.mean()), float(interval.low), float(interval.high))
 
 
 def calibration(log_probabilities: np.ndarray, labels: np.ndarray) -> Calibration:
-    """The examples in bins; the bin m of 1 .. BINS is ((m - 1) / BINS, m / BINS].
+    """Sort examples into bins by confidence; bin m of 1 .. BINS is ((m - 1) / BINS, m / BINS].
 
-    Rows that hold a NaN are in none.
+    Rows that hold NaN are left out.
     """
     keep = ~np.isnan(log_probabilities).any(-1)
     bins, gaps = _gaps(log_probabilities[keep], labels[keep])
@@ -135,7 +135,7 @@ def calibration(log_probabilities: np.ndarray, labels: np.ndarray) -> Calibratio
 
 
 def confusion(log_probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """int [classes, classes]: examples by [true, predicted]; rows that hold a NaN are in none."""
+    """Count examples by [true, predicted], int [classes, classes]; rows with NaN are left out."""
     classes, predicted = log_probabilities.shape[-1], predictions(log_probabilities)
     keep = predicted >= 0
     cells = np.bincount(labels[keep] * classes + predicted[keep], minlength=classes**2)
@@ -145,7 +145,7 @@ def confusion(log_probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def per_class(
     log_probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str]
 ) -> list[ClassScores]:
-    """The figures of each class, in order of the labels; `names` [classes]."""
+    """The scores of each class in the order of the labels; `names` [classes]."""
     table = confusion(log_probabilities, labels)
     count = np.bincount(labels, minlength=len(names))
     right, predicted = table.diagonal(), table.sum(0)
@@ -169,9 +169,9 @@ def per_class(
 
 
 def _gaps(log_probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each example's bin, int [n], and 1 or 0 for right or wrong less its confidence, float [n]."""
+    """Each example's bin, int [n], and its gap: 1 or 0 for right or wrong, less its confidence."""
     confidence = np.exp(log_probabilities.max(-1).astype(np.float64))
-    # Rounding may take a probability past 1; one that is not a number may go anywhere.
+    # Rounding may take a probability past 1; NaN may go into any bin.
     bins = np.ceil(np.nan_to_num(confidence) * BINS).astype(int) - 1
     return bins.clip(0, BINS - 1), is_right(log_probabilities, labels) - confidence
 

@@ -1,4 +1,4 @@
-"""What came of several trainings of one experiment: means over seeds, curves, a sweep's effect."""
+"""Summaries of several trainings of one experiment: means over seeds, curves, a sweep's effect."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,24 +24,23 @@ def sum_up(
     variants: Sequence[Mapping[str, Any]],
     results: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Print the means and leave them in `folder`: summary.json, curves.png and, of a sweep,
-    sweep.png.
+    """Print the means, and write summary.json, curves.png and, for a sweep, sweep.png in `folder`.
 
     Args:
         runs: the run folders, or the one in which all were trained side by side.
-        variants: what each training had of its own.
-        results: the final evaluation of each.
+        variants: the fields of the config that differ, for each training.
+        results: the final evaluation of each training.
     """
     rows = summarise(variants, results)
     metrics = [name for name, value in rows[0].items() if isinstance(value, dict)]
     swept = [name for name in rows[0] if name not in ("seeds", *metrics)]
     table = Table(*swept, "seeds", *(f"{name}, 95 % interval of the mean" for name in metrics))
     for row in rows:
-        own = (str(row[name]) for name in (*swept, "seeds"))
-        table.add_row(*own, *(_in_words(row[name]) for name in metrics))
+        settings = (str(row[name]) for name in (*swept, "seeds"))
+        table.add_row(*settings, *(_in_words(row[name]) for name in metrics))
     Console().print(table)
-    each = [{**variant, **result} for variant, result in zip(variants, results, strict=True)]
-    write_json(folder / "summary.json", {"each": each, "means": rows})
+    trainings = [{**variant, **result} for variant, result in zip(variants, results, strict=True)]
+    write_json(folder / "summary.json", {"each": trainings, "means": rows})
     shown = [name for name in metrics if name != "loss"] or metrics
     save(draw_curves(runs, "accuracy" if "accuracy" in shown else shown[0]), folder / "curves.png")
     if swept:
@@ -49,19 +48,19 @@ def sum_up(
 
 
 def draw_curves(runs: Sequence[Path], metric: str = "accuracy") -> Any:
-    """Learning curves of run folders, over epochs if all say how long theirs are: a figure.
+    """Draw the learning curves of run folders, over epochs if all know their length, else steps.
 
     Raises:
-        UserError: one of them is no run folder or has no metrics, or none has this one.
+        UserError: one of them is no run folder or has no metrics, or none has this metric.
     """
     folders = {run.name: run for run in runs}
     if len(folders) < len(runs):
         folders = {str(run): run for run in runs}
     curves = {name: read_curves(run) for name, run in folders.items()}
-    there = {name for run in curves.values() for split in run.values() for name in split}
-    if metric not in there - {"step"}:
-        listed = ", ".join(sorted(there - {"step"}))
-        raise UserError(f"no run has the metric {metric}; there are: {listed}")
+    metrics = {name for run in curves.values() for split in run.values() for name in split}
+    metrics -= {"step"}
+    if metric not in metrics:
+        raise UserError(f"no run has the metric {metric}; there are: {', '.join(sorted(metrics))}")
     epochs = {name: steps_per_epoch(run) for name, run in folders.items()}
     known = {name: steps for name, steps in epochs.items() if steps is not None}
     return learning_curves(curves, metric, known if len(known) == len(epochs) else None)
@@ -73,18 +72,18 @@ def summarise(
     """Means over seeds, for each value that was swept.
 
     Returns:
-        a row for each: its fields but the seed, "seeds" (how many), and for each metric
+        a row for each value: its fields but the seed, "seeds" (how many), and for each metric
         `{"mean", "std", "low", "high"}`: the standard deviation over seeds and the 95 % interval of
-        the mean by Student's t, None where a single seed says nothing of either.
+        the mean by Student's t, both None for a single seed.
     """
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for variant, result in zip(variants, results, strict=True):
-        own = tuple((name, value) for name, value in variant.items() if name != "seed")
-        groups.setdefault(own, []).append(result)
+        swept = tuple((name, value) for name, value in variant.items() if name != "seed")
+        groups.setdefault(swept, []).append(result)
     metrics = [name for name, value in results[0].items() if isinstance(value, float)]
     return [
-        {**dict(own), "seeds": len(of), **{m: _interval([r[m] for r in of]) for m in metrics}}
-        for own, of in groups.items()
+        {**dict(swept), "seeds": len(rs), **{m: _interval([r[m] for r in rs]) for m in metrics}}
+        for swept, rs in groups.items()
     ]
 
 

@@ -4,6 +4,7 @@
 batch, so each of them would show here if it were a device's own.
 """
 
+import json
 import shutil
 import socket
 from pathlib import Path
@@ -27,14 +28,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> dict[in
     """Finished runs by the number of their devices; the streamed one by four."""
     folders = {devices: tmp_path_factory.mktemp(f"{devices}-devices") / "run" for devices in (2, 4)}
     kinds = {2: "resident", 4: "stream"}
-    processes = [
-        programs.start(
-            *programs.TINY, "--workdir", folder, "--feed", kinds[devices], devices=devices
-        )
-        for devices, folder in folders.items()
-    ]
-    for process in processes:
-        programs.succeed(process)
+    for devices, folder in folders.items():
+        programs.train_tiny(folder, "--feed", kinds[devices], devices=devices)
     return folders | {1: tiny_run}
 
 
@@ -108,8 +103,8 @@ def test_what_two_processes_began_one_goes_on_with(
     of_two_processes: Path, folders: dict[int, Path], tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(of_two_processes, tmp_path / "run"))
-    process = programs.start(*programs.TINY, "--workdir", run, "--feed", "stream", devices=4)
-    assert "resuming at step 6" in programs.succeed(process)
+    programs.train_tiny(run, "--feed", "stream", devices=4)
+    assert json.loads((run / "result.json").read_text())["resumed_from"] == 6
     assert_close(programs.saved_state(run), programs.saved_state(folders[1]))
     assert_same_metrics(run, folders[1])
 
@@ -144,55 +139,55 @@ def test_what_four_devices_began_one_goes_on_with(
 def test_what_four_devices_began_eight_go_on_with(
     half_of_four: Path, folders: dict[int, Path]
 ) -> None:
-    command = (*programs.TINY, "--workdir", half_of_four, "--feed", "stream")
-    programs.succeed(programs.start(*command, devices=8))
+    programs.train_tiny(half_of_four, "--feed", "stream", devices=8)
     assert_close(programs.saved_state(half_of_four), programs.saved_state(folders[1]))
 
 
 def test_what_four_devices_began_four_go_on_with_bit_for_bit(
     half_of_four: Path, folders: dict[int, Path]
 ) -> None:
-    command = (*programs.TINY, "--workdir", half_of_four, "--feed", "stream")
-    programs.succeed(programs.start(*command, devices=4))
+    programs.train_tiny(half_of_four, "--feed", "stream", devices=4)
     states = (programs.saved_state(run) for run in (half_of_four, folders[4]))
     programs.assert_identical(*states)
     metrics = ((run / "metrics.jsonl").read_bytes() for run in (half_of_four, folders[4]))
     assert len(set(metrics)) == 1
 
 
-def test_a_batch_that_does_not_divide_is_refused_with_both_numbers(tmp_path: Path) -> None:
-    command = (*programs.TINY, "--workdir", tmp_path / "run", "--batch-size", 25)
-    code, _, err = programs.finish(programs.start(*command, devices=2))
-    assert code == 2 and not (tmp_path / "run").exists()
-    (line,) = err.splitlines()
+def test_a_batch_that_does_not_divide_is_refused_with_both_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        programs.train_tiny(tmp_path / "run", "--batch-size", 25, devices=2)
+    assert refusal.value.code == 2 and not (tmp_path / "run").exists()
+    (line,) = capsys.readouterr().err.splitlines()
     assert line == "error: batch size 25 does not divide by 2 devices: choose a multiple of 2"
 
 
 def test_a_batch_divides_into_pieces_on_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jax, "device_count", lambda: 4)
-    with pytest.raises(UserError, match="this one has 1 of 4, and there are 1 processes"):
-        parallel.check_divides(24)
-    monkeypatch.setattr(jax, "local_device_count", lambda: 4)
-    parallel.check_divides(24, accumulate=3)
-    with pytest.raises(UserError, match="24 .* by 4 devices times 4 .* multiple of 16"):
-        parallel.check_divides(24, accumulate=4)
-    with pytest.raises(UserError, match="30 .* by 4 devices: choose a multiple of 4"):
-        parallel.check_divides(30)
-
-
-SHARING = """
-import jax, numpy as np
-from cnn_jax import parallel
-share = parallel.share_out(np.arange(12.0).reshape(1, 12))
-mean = parallel.map_replicated(lambda x: jax.lax.pmean(x.mean(), parallel.AXIS), replicated=0)
-places = parallel.map_replicated(lambda x: jax.lax.all_gather(x, parallel.AXIS), replicated=0)
-assert mean(share) == 5.5
-assert places(share)[:, 0].tolist() == np.arange(12.0).reshape(4, 3).tolist()
-"""
+    with programs.simulated_devices(4):
+        monkeypatch.setattr(parallel, "local_devices", lambda: jax.devices()[:1])
+        with pytest.raises(UserError, match="this one has 1 of 4, and there are 1 processes"):
+            parallel.check_divides(24)
+        monkeypatch.undo()
+    with programs.simulated_devices(4):
+        parallel.check_divides(24, accumulate=3)
+        with pytest.raises(UserError, match="24 .* by 4 devices times 4 .* multiple of 16"):
+            parallel.check_divides(24, accumulate=4)
+        with pytest.raises(UserError, match="30 .* by 4 devices: choose a multiple of 4"):
+            parallel.check_divides(30)
 
 
 def test_a_batch_is_shared_out_in_order() -> None:
-    programs.succeed(programs.start("-c", SHARING, devices=4))
+    with programs.simulated_devices(4):
+        share = parallel.share_out(np.arange(12.0).reshape(1, 12))
+        mean = parallel.map_replicated(
+            lambda x: jax.lax.pmean(x.mean(), parallel.AXIS), replicated=0
+        )
+        places = parallel.map_replicated(
+            lambda x: jax.lax.all_gather(x, parallel.AXIS), replicated=0
+        )
+        assert mean(share) == 5.5
+        assert places(share)[:, 0].tolist() == np.arange(12.0).reshape(4, 3).tolist()
 
 
 def test_a_process_alone_in_its_group_is_refused() -> None:

@@ -146,9 +146,10 @@ def test_the_program_prints_a_table(tiny_run: Path, capsys: pytest.CaptureFixtur
     assert f"{100 * (1 - result['accuracy']):.2f} %" in table and "12  test" in table
 
 
-def test_on_several_devices_every_example_counts_once(tiny_run: Path) -> None:
-    command = ("-m", "cnn_jax", "evaluate", tiny_run, "--json", "--batch-size", 7)
-    result = json.loads(programs.succeed(programs.start(*command, devices=4)))
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_on_several_devices_every_example_counts_once(devices: int, tiny_run: Path) -> None:
+    with programs.simulated_devices(devices):
+        result = evaluate_run(tiny_run, batch_size=7)
     expected = result_of(tiny_run)
     assert result["loss"] == pytest.approx(expected["loss"], abs=1e-6)
     assert (result["accuracy"], result["count"]) == (expected["accuracy"], expected["count"])
@@ -241,10 +242,10 @@ def test_scores_do_not_depend_on_batches_and_devices(
     tiny_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (expected,) = lines_of(capsys, tiny_run)
-    found = [lines_of(capsys, tiny_run, "--batch-size", size)[0] for size in (1, 7, 10_000)]
-    command = ("-m", "cnn_jax", "evaluate", tiny_run, "--json", "--batch-size", 100)
-    found.append(json.loads(programs.succeed(programs.start(*command, devices=4))))
-    for line in found:
+    lines = [lines_of(capsys, tiny_run, "--batch-size", size)[0] for size in (1, 7, 10_000)]
+    with programs.simulated_devices(4):
+        lines += lines_of(capsys, tiny_run, "--batch-size", 100)
+    for line in lines:
         assert line["count"] == 360
         for name in SCORES:
             assert line[name] == pytest.approx(expected[name], abs=1e-6), name

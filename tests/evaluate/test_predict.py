@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -146,17 +145,13 @@ def test_the_batch_size_does_not_show(batch_size: int, kind: Kind) -> None:
     np.testing.assert_array_equal(labels, their_labels)
 
 
-def test_four_devices_predict_as_one(tmp_path: Path) -> None:
+def test_four_devices_predict_as_one() -> None:
     """Seven at a time, which makes eight: the last batch is padded by one."""
-    code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
-        "import jax, numpy as np, test_predict as t; assert jax.device_count() == 4\n"
-        f"np.savez({str(tmp_path / 'out.npz')!r}, *t.predicted(t.trained(), 7, 10))"
-    )
-    programs.succeed(programs.start("-c", code, devices=4))
-    there, here = np.load(tmp_path / "out.npz"), predicted(trained(), views=10)
-    np.testing.assert_allclose(there["arr_0"], here[0], atol=1e-6)
-    np.testing.assert_array_equal(there["arr_1"], here[1])
+    expected, labels = predicted(trained(), views=10)
+    with programs.simulated_devices(4):
+        log_probabilities, their_labels = predicted(trained(), 7, views=10)
+    np.testing.assert_allclose(log_probabilities, expected, atol=1e-6)
+    np.testing.assert_array_equal(their_labels, labels)
 
 
 @pytest.mark.parametrize("views", [-2, 0, 3, 4, 9, 12])

@@ -127,9 +127,11 @@ def test_four_devices_count_the_same(
     what: list[str], tiny_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["shift", str(tiny_run), *what, "--split", SPLIT, "--batch-size", "7", "--json"]
-    of_four = programs.succeed(programs.start("-m", "cnn_jax", *command, devices=4))
+    with programs.simulated_devices(4):
+        program.main(command)
+    of_four = json.loads(capsys.readouterr().out)
     program.main(command)
-    assert json.loads(of_four) == json.loads(capsys.readouterr().out)
+    assert of_four == json.loads(capsys.readouterr().out)
 
 
 def test_the_program_writes_numbers_and_figures(

@@ -65,11 +65,11 @@ def test_a_dense_unit_sees_the_whole_image(trained: Trained) -> None:
 
 
 def test_devices_do_not_matter(tiny_run: Path, trained: Trained) -> None:
-    command = ("-m", "cnn_jax", "maximize", tiny_run, "--layer", "C1", "--count", "3", "--json")
-    told = json.loads(programs.succeed(programs.start(*command, devices=4)))
-    here = [each.to_json() for each in maximize(trained, "C1", count=3)]
-    assert [each["index"] for each in told["patches"]] == [each["index"] for each in here]
-    assert [each["box"] for each in told["patches"]] == [list(each["box"]) for each in here]
+    of_one = maximize(trained, "C1", count=3)
+    with programs.simulated_devices(4):
+        of_four = maximize(open_run(tiny_run), "C1", count=3)
+    assert [patch.index for patch in of_four] == [patch.index for patch in of_one]
+    assert [patch.box for patch in of_four] == [patch.box for patch in of_one]
 
 
 def test_images_are_shown_as_the_network_sees_them(trained: Trained) -> None:

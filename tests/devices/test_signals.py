@@ -94,7 +94,8 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(
     assert len(programs.saved_steps(tmp_path / "run")) == 1
 
 
-@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_dies_ends_the_other_within_a_minute(rank: int, tmp_path: Path) -> None:
     processes = start_two(tmp_path / "run", *LONG)
     when_training(tmp_path / "run")

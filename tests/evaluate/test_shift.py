@@ -38,10 +38,13 @@ def labels_of(trained: Trained, images: np.ndarray) -> np.ndarray:
     """Predicted labels [n] of images [n, H, W, C] in 0..255, by the model alone."""
     dataset = trained.experiment.dataset
     mean, std = (np.array(x, np.float32) for x in (dataset.mean, dataset.std))
-    apply = jax.jit(partial(trained.experiment.model.apply, train=False, keys=None, mutable=[]))
-    variables = trained.variables
-    logits, _ = apply(variables, (images.astype(np.float32) / 255 - mean) / std)
+    logits = apply(trained.experiment.model, trained.variables, (images / 255 - mean) / std)
     return np.asarray(logits).argmax(-1)
+
+
+@partial(jax.jit, static_argnums=0)
+def apply(model: Any, variables: Any, images: jax.Array) -> jax.Array:
+    return model.apply(variables, images, train=False, keys=None, mutable=[])[0]
 
 
 def moved(images: np.ndarray, down: int, right: int, padding: str) -> np.ndarray:
@@ -105,33 +108,12 @@ def test_a_corruption_sweep_is_what_a_loop_counts(trained: Trained) -> None:
             assert sweep.counts.same[i, severity] == (labels == unchanged).sum()
 
 
-@pytest.fixture(scope="module")
-def expected(trained: Trained) -> tuple[Any, Any]:
-    return sweep_shifts(trained, 2, 2, split=SPLIT), sweep_corruptions(trained, ["noise"], SPLIT)
-
-
-@pytest.mark.parametrize("batch_size", [1, 7, 100, 10_000])
-def test_the_batch_size_does_not_show(batch_size: int, trained: Trained, expected: Any) -> None:
-    told: list[tuple[int, int]] = []
-    shifts = sweep_shifts(
-        trained, 2, 2, "zeros", SPLIT, batch_size, lambda done, of: told.append((done, of))
-    )
-    assert shifts.to_json() == expected[0].to_json()
-    assert told[-1] == (203, 203) and len(told) == -(-203 // batch_size)
-    corruptions = sweep_corruptions(trained, ["noise"], SPLIT, batch_size)
-    assert corruptions.to_json() == expected[1].to_json()
-
-
-@pytest.mark.parametrize("what", [["--max-shift", "2", "--stride", "2"], ["--corruption", "noise"]])
-def test_four_devices_count_the_same(
-    what: list[str], tiny_run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ["shift", str(tiny_run), *what, "--split", SPLIT, "--batch-size", "7", "--json"]
+def test_neither_batch_size_nor_devices_change_the_counts(tiny_run: Path, trained: Trained) -> None:
+    """Noise is drawn per example, so it would show if a key were a batch's or a device's."""
+    expected = sweep_corruptions(trained, ["noise"], SPLIT)
     with programs.simulated_devices(4):
-        program.main(command)
-    of_four = json.loads(capsys.readouterr().out)
-    program.main(command)
-    assert of_four == json.loads(capsys.readouterr().out)
+        counts = sweep_corruptions(open_run(tiny_run), ["noise"], SPLIT, batch_size=7)
+    assert counts.to_json() == expected.to_json()
 
 
 def test_the_program_writes_numbers_and_figures(

@@ -1,10 +1,10 @@
-"""Run docs/guide.md, command after command, and keep its pictures.
+"""Run the commands of docs/guide.md in order, and keep the pictures that they write.
 
     python -m experiments.tools.guide --workdir DIR --figures docs/pictures --data-dir DIR
 
-`guide-FOLDER-FILE.png` is what the command with `--out FOLDER` wrote as FILE.png. Networks that are
-trained in the workdir already are not trained again. The page's shifts are those of
-`experiments.bench.shift`, which has their record.
+`guide-FOLDER-FILE.png` is what the command with `--out FOLDER` wrote as FILE.png. Networks already
+trained in the workdir are not trained again. The picture of shifts comes from
+`experiments.bench.shift`, which has its record.
 """
 
 import contextlib
@@ -24,18 +24,18 @@ from cnn_jax import cli
 from cnn_jax.errors import UserError
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
-LEFT_OUT = ("data", "shift")  # what prepares, and what `experiments.bench.shift` draws
+LEFT_OUT = ("data", "shift")  # prepares datasets; drawn by `experiments.bench.shift`
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     workdir: Path  # for runs and pictures
-    figures: Path  # a folder for the guide's pictures; none may be there yet
+    figures: Path  # a folder for the guide's pictures, which must not hold them yet
     data_dir: Path | None = None  # with mnist and folder/imagenette prepared
 
 
 def commands() -> list[list[str]]:
-    """The guide's commands, word by word, without `python -m`."""
+    """The words of each of the guide's commands, without `python -m`."""
     blocks = re.findall(r"```bash\n(.*?)```", GUIDE.read_text(), re.DOTALL)
     return [shlex.split(line)[2:] for block in blocks for line in block.splitlines()]
 
@@ -51,7 +51,7 @@ def run(config: Config) -> None:
     for name in pictures():
         if (figures / name).exists():
             raise UserError(f"{figures / name} is there already: remove it, or choose --figures")
-    where = ["--data-dir", str(config.data_dir.absolute())] if config.data_dir else []
+    data_flags = ["--data-dir", str(config.data_dir.absolute())] if config.data_dir else []
     config.workdir.mkdir(parents=True, exist_ok=True)
     with contextlib.chdir(config.workdir):
         for module, *arguments in commands():
@@ -59,11 +59,11 @@ def run(config: Config) -> None:
                 continue
             print(module, *arguments)
             if module == "cnn_jax":
-                program.main([*arguments, *where])
+                program.main([*arguments, *data_flags])
             else:
-                _train(module, [*arguments, *where])
+                _train(module, [*arguments, *data_flags])
         figures.mkdir(parents=True, exist_ok=True)
-        folders = sorted(_folders(), key=len, reverse=True)
+        folders = sorted(_folders(), key=len, reverse=True)  # the longest prefix wins
         for name in pictures():
             rest = name.removeprefix("guide-")
             folder = next(folder for folder in folders if rest.startswith(f"{folder}-"))
@@ -71,7 +71,7 @@ def run(config: Config) -> None:
 
 
 def _train(module: str, arguments: list[str]) -> None:
-    """In a process of its own: a script's options of the loop are its own matter."""
+    """Train in a process, since a script sets its own options of the loop."""
     folder = Path(arguments[arguments.index("--workdir") + 1])
     if not (folder / "result.json").exists():
         environment = os.environ | {"PYTHONPATH": str(GUIDE.parents[1])}
@@ -79,6 +79,7 @@ def _train(module: str, arguments: list[str]) -> None:
 
 
 def _folders() -> list[str]:
+    """The folders that the guide's commands write to."""
     return [words[words.index("--out") + 1] for words in commands() if "--out" in words]
 
 

@@ -1,12 +1,13 @@
-"""Turn finished runs into records, and records into README's table.
+"""Turn finished runs into records, and records into the tables of README and docs/ladder.md.
 
     python -m experiments.tools.report collect runs/lenet5_mnist-*
     python -m experiments.tools.report collect runs/ciresan2010_* --name ciresan2010_mnist-1
     python -m experiments.tools.report table
 
 `collect` writes `experiments/results/NAME.json` from runs that differ in their seed only; NAME is
-the script's, unless it has several records. `table` writes the table of
-`python -m experiments.ladder` between the marks in README.md. A test holds the two together.
+the script's unless the script has several records. `table` writes the ladder between the marks in
+README.md (one result per network) and docs/ladder.md (all results, and what came of training them
+again).
 """
 
 import argparse
@@ -27,8 +28,10 @@ from cnn_jax.evaluate.exact import evaluate_run
 from cnn_jax.runs.environment import environment
 from cnn_jax.runs.journal import write_json
 from experiments import ladder
+from experiments.tools import reproductions
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README, PAGE = ROOT / "README.md", ROOT / "docs" / "ladder.md"
 MARKS = (
     "<!-- ladder: python -m experiments.tools.report table -->\n",
     "<!-- end of the ladder -->\n",
@@ -36,13 +39,17 @@ MARKS = (
 
 
 def collect(folders: list[Path], name: str | None = None, split: str | None = None) -> Path:
-    """Write one record of several runs of one experiment, of `split` if they did not end with it.
+    """Write one record of several finished runs of one experiment; return the record's path.
+
+    The seconds of a resumed run are left out, since they count from where it was resumed.
+
+    Args:
+        folders: run folders that differ in their seed only.
+        name: of the record; default: the script's.
+        split: evaluate this split instead of the one that training evaluated.
 
     Raises:
-        ValueError: they are not finished runs of one configuration and machine.
-
-    A run that was stopped and resumed counts like any other, but its seconds, which are those since
-    it was resumed, are left out.
+        ValueError: the runs differ in more than their seed.
     """
     records, common = [], []
     for folder in folders:
@@ -70,12 +77,12 @@ def collect(folders: list[Path], name: str | None = None, split: str | None = No
 
 
 def program(config_class: type[Any], run: Callable[[Any], dict[str, Any]]) -> None:
-    """The command line of a script that makes its record itself, being no gradient descent.
+    """Run the command line of a script that makes its record itself, instead of training a network.
 
     Args:
-        config_class: with a field `out`, and `data_dir` if it needs data; paths are left out of
-            the record.
-        run: takes the config, returns what the record holds besides config and environment.
+        config_class: has a field `out`, and `data_dir` if it needs data; the record leaves paths
+            out.
+        run: takes the config; returns what the record holds besides config and environment.
     """
     script = sys.modules[config_class.__module__]
     with exit_on_user_error():
@@ -98,21 +105,35 @@ def program(config_class: type[Any], run: Callable[[Any], dict[str, Any]]) -> No
 
 
 def table() -> str:
-    """The ladder in Markdown."""
-    return markdown([ladder.HEADER, *ladder.rows()])
+    """All results in Markdown, each with its error when trained again and the verdict."""
+    results = zip(ladder.results(), ladder.rows(), strict=True)
+    rows = [cells + reproductions.cells(result.record) for result, cells in results]
+    return markdown([ladder.HEADER + reproductions.HEADER, *rows])
+
+
+def short_table() -> str:
+    """README's table: one result per network."""
+    return markdown([ladder.SHORT_HEADER, *ladder.short_rows()])
 
 
 def markdown(rows: Sequence[tuple[str, ...]]) -> str:
-    """A table, its header first."""
+    """A Markdown table; the first row is the header."""
     lines = [rows[0], ("---",) * len(rows[0]), *rows[1:]]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def write_table() -> None:
-    """Replace README's table."""
-    text = README.read_text()
-    before, rest = text.split(MARKS[0])
-    README.write_text(before + MARKS[0] + table() + MARKS[1] + rest.split(MARKS[1])[1])
+def write_tables() -> None:
+    """Replace the tables of README and docs/ladder.md."""
+    for path, text in ((README, short_table()), (PAGE, table())):
+        before, _, after = split_at_marks(path)
+        path.write_text(before + MARKS[0] + text + MARKS[1] + after)
+
+
+def split_at_marks(path: Path) -> tuple[str, str, str]:
+    """The text before a page's table, the table, and the text after it."""
+    before, rest = path.read_text().split(MARKS[0])
+    table, after = rest.split(MARKS[1])
+    return before, table, after
 
 
 if __name__ == "__main__":
@@ -122,12 +143,14 @@ if __name__ == "__main__":
     commands = parser.add_subparsers(dest="command", required=True)
     collector = commands.add_parser("collect")
     collector.add_argument("run", type=Path, nargs="+")
-    collector.add_argument("--name", help="of the record, without .json")
-    collector.add_argument("--split", help="to evaluate, where training evaluated another")
+    collector.add_argument("--name", help="the record's name without .json; default: the script's")
+    collector.add_argument(
+        "--split", help="evaluate this split instead of the one that training evaluated"
+    )
     commands.add_parser("table")
     flags = parser.parse_args()
     if flags.command == "table":
-        write_table()
+        write_tables()
     else:
         try:
             print(collect(flags.run, flags.name, flags.split))

@@ -1,17 +1,15 @@
-"""Train the records of the ladder again, elsewhere or with later code, and keep what came of it.
+"""Train the ladder's records again, elsewhere or with later code, and keep the verdicts.
 
     python -m experiments.tools.reproductions lenet5_mnist mlp_mnist --workdir again --data-dir DIR
-    python -m experiments.tools.reproductions table
 
-The first is `python -m cnn_jax reproduce` for each record named, the verdicts kept in
+This is `python -m cnn_jax reproduce` for each record named. Verdicts are kept in
 `experiments/results/reproductions.json` as they come; a record that is written anew loses its
-verdict. The second puts them into docs/reproducing.md.
+verdict. `python -m experiments.tools.report table` puts them into docs/ladder.md.
 """
 
 import dataclasses
 import hashlib
 import json
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,64 +23,57 @@ from cnn_jax.errors import UserError
 from cnn_jax.runs.environment import environment
 from cnn_jax.runs.journal import write_json
 from experiments import ladder
-from experiments.tools.report import markdown
 
-PAGE = Path(__file__).parents[2] / "docs" / "reproducing.md"
-MARKS = (
-    "<!-- reproductions: python -m experiments.tools.reproductions table -->\n",
-    "<!-- end -->",
-)
-HEADER = ("record", "runs", "error then", "error again", "figures that match", "differs", "verdict")
+HEADER = ("error again", "verdict")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    record: Annotated[tuple[str, ...], tyro.conf.Positional]  # of the ladder, or only: table
+    record: Annotated[tuple[str, ...], tyro.conf.Positional]  # names of the ladder's records
     workdir: Path | None = None  # an empty or new folder for the runs
     data_dir: Path | None = None  # where prepared datasets lie
 
 
 def again(config: Config) -> None:
-    """Train each record's runs again, one record after the other."""
+    """Train the runs of each record again, one record after the other."""
     if not config.record:
-        raise UserError(f"say which records; there are {', '.join(records())}")
+        raise UserError(f"name the records to train again; there are {', '.join(records())}")
     if config.workdir is None:
-        raise UserError("training again needs a folder for it: --workdir DIR")
+        raise UserError("--workdir DIR is needed: the folder to train in")
     if unknown := sorted(set(config.record) - set(records())):
         raise UserError(f"no record {', '.join(unknown)}; there are {', '.join(records())}")
     for name in config.record:
         path, started = records()[name], time.monotonic()
-        found = reproduce(path, data_dir=config.data_dir, scratch=config.workdir / name)
+        comparisons = reproduce(path, data_dir=config.data_dir, scratch=config.workdir / name)
         seconds = round(time.monotonic() - started)
-        verdicts = {**load(), name: verdict(path, found) | {"seconds": seconds}}
-        kept = {"experiment": "reproductions", "verdicts": verdicts}
-        write_json(ladder.RECORDS / "reproductions.json", kept)
-        print(f"{name}: {'match' if all(c.matches for c in found) else 'mismatch'}", flush=True)
+        verdicts = {**load(), name: verdict(path, comparisons) | {"seconds": seconds}}
+        record = {"experiment": "reproductions", "verdicts": verdicts}
+        write_json(ladder.RECORDS / "reproductions.json", record)
+        print(f"{name}: {cells(name)[1]}", flush=True)
 
 
 def records() -> dict[str, Path]:
-    """The records that the ladder shows, in its order."""
-    named = [result.record for rung in ladder.RUNGS for result in rung.results]
-    paths = {name: ladder.RECORDS / f"{name}.json" for name in named}
+    """The paths of the ladder's records by name, in its order."""
+    paths = {name: ladder.RECORDS / f"{name}.json" for name in (r.record for r in ladder.results())}
     return {name: path for name, path in paths.items() if path.exists()}
 
 
 def load() -> dict[str, Any]:
-    """The verdicts by record, without those of records that have changed since."""
+    """The verdicts by record name, without those of records that have changed since."""
     path = ladder.RECORDS / "reproductions.json"
     verdicts = json.loads(path.read_text())["verdicts"] if path.exists() else {}
-    there = records()
-    return {n: v for n, v in verdicts.items() if n in there and v["sha256"] == _sha256(there[n])}
+    hashes = {name: _sha256(record) for name, record in records().items()}
+    return {name: v for name, v in verdicts.items() if v["sha256"] == hashes.get(name)}
 
 
-def verdict(path: Path, found: Sequence[Comparison]) -> dict[str, Any]:
-    """What is kept of the comparisons of a record's runs."""
-    rows = [[c.run, *row] for c in found for row in c.rows]
+def verdict(path: Path, comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """Sum up the comparisons of a record's runs, as reproductions.json keeps them."""
+    rows = [[comparison.run, *row] for comparison in comparisons for row in comparison.rows]
     return {
         "sha256": _sha256(path),  # of the record
-        "match": all(c.matches for c in found),
-        "runs": len(found),
-        "differences": found[0].differences,
+        "match": all(comparison.matches for comparison in comparisons),
+        "runs": len(comparisons),
+        "differences": comparisons[0].differences,
         "figures": [row for row in rows if not row[-1] or len(rows) < 100],  # or mismatches only
         "matching": sum(row[-1] for row in rows),
         "compared": len(rows),
@@ -90,31 +81,15 @@ def verdict(path: Path, found: Sequence[Comparison]) -> dict[str, Any]:
     }
 
 
-def table() -> str:
-    """The verdicts in Markdown; records without one too."""
-    verdicts = load()
-    return markdown([HEADER, *((name, *_cells(verdicts.get(name))) for name in records())])
-
-
-def write_table() -> None:
-    """Replace the table in docs/reproducing.md."""
-    before, rest = PAGE.read_text().split(MARKS[0])
-    PAGE.write_text(before + MARKS[0] + table() + MARKS[1] + rest.split(MARKS[1], 1)[1])
-
-
-def _cells(found: Mapping[str, Any] | None) -> tuple[str, ...]:
-    if found is None:
-        return ("",) * 5 + ("not trained again yet",)
-    pairs = [row[2:4] for row in found["figures"] if row[1] == "accuracy"]
-    means = [f"{100 * (1 - statistics.mean(p)):.2f} %" for p in zip(*pairs, strict=True)]
-    differs = [line.split(" was ")[0] for line in found["differences"]]
-    return (
-        str(found["runs"]),
-        *(means or ("", "")),
-        f"{found['matching']:,} of {found['compared']:,}",
-        ", ".join(differs) or "nothing",
-        "match" if found["match"] else "mismatch",
-    )
+def cells(name: str) -> tuple[str, str]:
+    """A record's cells under `HEADER`: the error when trained again, the verdict."""
+    summary: Mapping[str, Any] | None = load().get(name)
+    if summary is None:
+        return "", "not trained again yet"
+    again = [1 - now for _, figure, _, now, _ in summary["figures"] if figure == "accuracy"]
+    word = "match" if summary["match"] else "mismatch"
+    share = f"{summary['matching']:,} of {summary['compared']:,}"
+    return ladder.percent(again) if again else "", f"{word} ({share})"
 
 
 def _sha256(path: Path) -> str:
@@ -125,7 +100,4 @@ if __name__ == "__main__":
     with exit_on_user_error():
         with usage_errors_in_one_line():
             config = tyro.cli(Config, description=__doc__)
-        if config.record == ("table",):
-            write_table()
-        else:
-            again(config)
+        again(config)

@@ -25,7 +25,7 @@ def test_every_size_that_a_paper_states_exactly_is_ours():
 
 
 def test_every_record_is_on_the_ladder_and_made_by_the_script_it_is_named_after():
-    named = [result.record for rung in ladder.RUNGS for result in rung.results]
+    named = [result.record for result in ladder.results()]
     assert len(set(named)) == len(named)
     elsewhere = {"faults", "reproductions"}  # in docs/reproducing.md
     elsewhere |= {"many_seeds", "time_to_99"}  # in their scripts
@@ -46,6 +46,7 @@ def test_a_row_says_what_its_record_says(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(ladder, "RECORDS", tmp_path)
     record = {
         "environment": {"platform": "cpu", "device": "cpu", "devices": 2, "cores": 4},
+        "count": 2007,
         "runs": [{"accuracy": a, "seconds": s} for a, s in ((0.95, 30), (0.96, 10), (0.955, 20))],
     }
     (tmp_path / "lenet1989_usps.json").write_text(json.dumps(record))
@@ -53,13 +54,36 @@ def test_a_row_says_what_its_record_says(tmp_path: Path, monkeypatch: pytest.Mon
     assert all(len(row) == len(ladder.HEADER) for row in rows.values())
     assert rows["LeNet 1989"] == (
         *("1989", "LeNet 1989", "9,760 ✓", "64,660 ✓", "USPS", "5.0 %"),
-        *("4.50 % ± 0.50", "3", "20 s, 4 cores"),
+        *("4.50 % ± 0.50", "3", "0.46", "20 s, 4 cores"),
     )
-    assert rows["LeNet-5"][6:] == ("not trained yet", "", "")
-    for run, text in ((0, "20 s"), (1, "30 s"), (2, "resumed, time not taken")):
+    assert rows["LeNet-5"][6:] == ("not trained yet", "", "", "")
+    short = {row[1]: row for row in ladder.short_rows()}
+    assert short["LeNet 1989"] == (
+        *("1989", "LeNet 1989", "9,760 ✓", "USPS", "5.0 %", "4.50 % ± 0.50"),
+    )
+    for run, text in ((0, "20 s"), (1, "30 s"), (2, "resumed, not timed")):
         record["runs"][-1 - run]["seconds"] = None
         (tmp_path / "lenet1989_usps.json").write_text(json.dumps(record))
         assert {row[1]: row for row in ladder.rows()}["LeNet 1989"][-1].startswith(text)
+
+
+def test_readme_shows_one_result_per_network():
+    rows = ladder.short_rows()
+    assert [row[1] for row in rows] == [rung.name for rung in ladder.RUNGS]
+    assert all(len(row) == len(ladder.SHORT_HEADER) for row in rows)
+    for rung, row in zip(ladder.RUNGS, rows, strict=True):
+        shown = rung.results[rung.shown]
+        assert row[3:5] == (shown.how, shown.published)
+
+
+def test_errors_of_different_tests_are_marked():
+    """A published figure of another test than ours names its own, and ours does too."""
+    for result in ladder.results():
+        assert ("ImageNet" in result.published) <= bool(result.test), result.record
+        assert ("imagenette" in result.record) == bool(result.test), result.record
+        record = ladder.load(result.record)
+        if record is not None and result.test:
+            assert ladder._ours(result)[0].endswith(f" ({result.test})")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What is kept of records that were trained again, and its table."""
+"""The verdicts on records that were trained again, and their cells in docs/ladder.md."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from cnn_jax.check.reproduce import Comparison
 from cnn_jax.errors import UserError
 from experiments import ladder
 from experiments.tools import reproductions
-from experiments.tools.reproductions import Config, again, load, table
+from experiments.tools.reproductions import Config, again, cells, load
 
 
 @pytest.fixture
@@ -31,19 +31,15 @@ def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def rows() -> list[list[str]]:
-    return [line.strip("| ").split(" | ") for line in table().splitlines()[2:]]
-
-
 def test_a_verdict_is_kept_until_the_record_changes(record: Path) -> None:
+    assert cells("lenet5_digits") == ("", "not trained again yet")
     again(Config(("lenet5_digits",), workdir=Path("again")))
-    assert rows() == [
-        ["lenet5_digits", "2", "9.50 %", "9.10 %", "3 of 4", "jax", "mismatch"],
-    ]
+    assert cells("lenet5_digits") == ("9.10 % ± 0.71", "mismatch (3 of 4)")
     kept = json.loads((record.parent / "reproductions.json").read_text())["verdicts"]
     assert kept["lenet5_digits"]["figures"][-1] == ["seed 1", "loss", 0.5, 1.5, False]
+    assert kept["lenet5_digits"]["differences"] == ["jax was 1, is 2"]
     record.write_text("{} ")
-    assert load() == {} and rows()[0][-1] == "not trained again yet"
+    assert load() == {} and cells("lenet5_digits")[1] == "not trained again yet"
 
 
 @pytest.mark.parametrize(
@@ -51,7 +47,7 @@ def test_a_verdict_is_kept_until_the_record_changes(record: Path) -> None:
     (
         (Config(("lenet5_digits", "lenet6"), Path("again")), "no record lenet6; there are lenet5_"),
         (Config(("lenet5_digits",)), "--workdir"),
-        (Config((), Path("again")), "say which records; there are lenet5_digits"),
+        (Config((), Path("again")), "name the records to train again; there are lenet5_digits"),
     ),
 )
 def test_what_cannot_be_trained_again_is_said(record: Path, config: Config, message: str) -> None:

@@ -65,7 +65,7 @@ def kill(command: list[object], after: float) -> None:
     process = programs.start(*command)
     folder = Path(str(command[command.index("--workdir") + 1]))
     while not any((folder / "checkpoints").glob("*/commit_success.txt")):
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, process.err.read_text()
         time.sleep(0.005)
     time.sleep(after)
     process.kill()

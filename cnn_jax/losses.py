@@ -9,7 +9,7 @@ from jax import Array
 
 
 def softmax_cross_entropy(logits: Array, labels: Array) -> Array:
-    """Negative log-likelihood in nats of the right class under a softmax.
+    """The negative log-likelihood, in nats, of the right class under a softmax.
 
     Args:
         logits: float32 [B, classes], unnormalised.
@@ -22,7 +22,7 @@ def softmax_cross_entropy(logits: Array, labels: Array) -> Array:
 
 
 def mean_squared_error(on: float = 1.0, off: float = -1.0) -> Callable[[Array, Array], Array]:
-    """Mean over the classes of the squared difference of output and target.
+    """Return a loss: the mean over the classes of the squared difference of output and target.
 
     The target is `on` for the right class and `off` for the others. LeCun et al. (1989): the
     targets lie in the quasi-linear range of the output units, at 1 and -1.
@@ -36,11 +36,12 @@ def mean_squared_error(on: float = 1.0, off: float = -1.0) -> Callable[[Array, A
 
 
 def discriminative_map(rejection: float) -> Callable[[Array, Array], Array]:
-    """LeCun et al. (1998), section III.C, equation 9, of logits that are minus the penalties y_i.
+    """Return a loss: y_right + log(exp(-rejection) + sum_i exp(-y_i)), logits being -y_i.
 
-    y_right + log(exp(-rejection) + sum_i exp(-y_i)): besides lowering the right class's penalty it
-    raises the others', the less the further they are above `rejection`, the penalty of a class
-    "none of these" (the paper's positive constant j, whose value it does not give).
+    Besides lowering the penalty y of the right class it raises those of the others, the less the
+    further they are above `rejection`, the penalty of a class "none of these". Source: LeCun et al.
+    (1998), section III.C, equation 9; `rejection` is its positive constant j, whose value the paper
+    does not give.
     """
 
     def loss(logits: Array, labels: Array) -> Array:

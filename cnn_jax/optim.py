@@ -1,9 +1,9 @@
 """The optimizers and learning rates of 1998 to 2012, as optax transformations and schedules.
 
 A rate is a float or a schedule, a function of the step. All state is arrays of fixed shape and
-dtype in the optimizer's state, so it is checkpointed with the rest. What a recipe renews between
-epochs, outside the compiled step, goes in by a pure function: `observe` for the validation error
-that `plateau` waits on, `with_curvature` for `diagonal_levenberg_marquardt`.
+dtype in the optimizer's state, so it is checkpointed with the rest. Pure functions put in what a
+recipe renews between epochs, outside the compiled step: `observe` the validation error that
+`plateau` waits for, `with_curvature` the curvature of `diagonal_levenberg_marquardt`.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,19 +25,12 @@ def alexnet_momentum(
 ) -> optax.GradientTransformation:
     """v <- momentum * v - weight_decay * rate * w - rate * g; w <- w + v.
 
-    Source: Krizhevsky, Sutskever and Hinton (2012), section 5. The rate is inside the velocity, so
-    a new one leaves what the velocity already holds as it is; `optax.sgd` has it outside.
+    Source: Krizhevsky, Sutskever and Hinton (2012), section 5; all parameters have one rate and
+    decay. The rate is inside the velocity, so a new rate leaves what the velocity already holds as
+    it is; in `optax.sgd` it is outside.
 
-    `scaled_by` multiplies the rate: `plateau`, `scale_layers` or an `optax.chain` of them. Chained
-    before this transformation they would miss the decay, after it they would scale the velocity.
-
-    The paper has one rate and decays everything. cuda-convnet2 and Caffe give biases twice the
-    weights' rate and no decay:
-
-        by_kind(
-            weights=alexnet_momentum(0.01),
-            biases=alexnet_momentum(0.02, weight_decay=0.0),
-        )
+    `scaled_by` multiplies the rate, as `plateau` does. Chained before this transformation it would
+    miss the decay, after it, it would scale the velocity.
     """
     return optax.chain(
         optax.add_decayed_weights(weight_decay),
@@ -45,45 +38,6 @@ def alexnet_momentum(
         optax.scale_by_learning_rate(learning_rate),
         optax.trace(momentum),
     )
-
-
-def by_kind(
-    weights: optax.GradientTransformation, biases: optax.GradientTransformation
-) -> optax.GradientTransformation:
-    """One transformation for every parameter named `kernel`, another for all others."""
-
-    def kinds(params: Any) -> Any:
-        return jax.tree.map_with_path(
-            lambda path, _: "weights" if _names(path)[-1] == "kernel" else "biases", params
-        )
-
-    return optax.partition({"weights": weights, "biases": biases}, kinds)
-
-
-def scale_layers(factors: Mapping[str, float]) -> optax.GradientTransformation:
-    """Multiply the updates of all parameters of a layer by its factor; of others by 1.
-
-    Layers are named as in the parameters: `conv1`, or `column1/conv1` for one inside another
-    module. `init` raises ValueError for a name that is not there.
-    """
-
-    def init(params: Any) -> optax.EmptyState:
-        paths = jax.tree.leaves_with_path(params, is_leaf=_is_masked)
-        layers = {_layer(path) for path, _ in paths}
-        if unknown := sorted(set(factors) - layers):
-            raise ValueError(
-                f"no layer {', '.join(unknown)}; there are {', '.join(sorted(layers))}"
-            )
-        return optax.EmptyState()
-
-    def update(updates: Any, state: Any, params: Any = None) -> Any:
-        del params
-        scaled = jax.tree.map_with_path(
-            lambda path, update: update * factors.get(_layer(path), 1.0), updates
-        )
-        return scaled, state
-
-    return optax.GradientTransformation(init, update)
 
 
 class PlateauState(NamedTuple):
@@ -99,12 +53,12 @@ class PlateauState(NamedTuple):
 def plateau(
     patience: int, factor: float = 0.1, reductions: int = 3
 ) -> optax.GradientTransformation:
-    """Multiply updates by 1, and by `factor` more each time the observed error stops falling.
+    """Scale updates by 1, and by `factor` once more whenever the observed error stops falling.
 
-    That is after `patience` errors in a row (see `observe`) of which none is lower than all before;
-    at most `reductions` times. It belongs into `scaled_by` of `alexnet_momentum`. Krizhevsky et al.
-    (2012), section 5: the rate is divided by 10 when the validation error stops improving, three
-    times in all; the paper gives no patience.
+    It stops falling when `patience` errors in a row (see `observe`) are not lower than all errors
+    before; this counts at most `reductions` times. For `scaled_by` of `alexnet_momentum`.
+    Krizhevsky et al. (2012), section 5: the rate is divided by 10 when the validation error stops
+    improving, three times in all; the paper gives no patience.
 
     Raises:
         UserError: `patience` is not at least 1, `reductions` is negative or `factor` not in (0, 1).
@@ -134,12 +88,12 @@ def plateau(
 
 
 def observe(opt_state: Any, error: float | Array) -> Any:
-    """Show a validation error, lower is better, to every `plateau` inside `opt_state`.
+    """Return `opt_state` after every `plateau` in it has seen a validation error.
 
-    Only a lower error is an improvement, in float32: an equal one is none, nor is NaN.
+    Only an error that is lower in float32 is an improvement, not an equal one and not NaN.
 
     Raises:
-        ValueError: there is no `plateau` in it.
+        ValueError: there is no `plateau` in `opt_state`.
     """
     error = jnp.asarray(error, jnp.float32)
 
@@ -158,7 +112,7 @@ def observe(opt_state: Any, error: float | Array) -> Any:
 
 
 def observe_accuracy(state: Any, evaluate: Callable[[], Mapping[str, float]]) -> Any:
-    """`Experiment.before_epoch` of a recipe with a `plateau`: it observes the share of errors."""
+    """Let every `plateau` observe the error rate: an `Experiment.before_epoch`."""
     return state._replace(opt_state=observe(state.opt_state, 1 - evaluate()["accuracy"]))
 
 
@@ -177,7 +131,7 @@ def diagonal_levenberg_marquardt(
     no negative values. The paper estimates it before each pass from 500 examples and keeps it
     during the pass, with rates as in `lecun1998_rates` and one example per step.
 
-    Put the estimate in by `with_curvature`, before the first step too: until then h is 0 and every
+    `with_curvature` puts the estimate in, before the first step too: until then h is 0 and every
     parameter has the highest rate, rate / mu.
     """
 
@@ -193,25 +147,23 @@ def diagonal_levenberg_marquardt(
 
 
 def with_curvature(opt_state: Any, curvature: Any) -> Any:
-    """Renew the curvature of every `diagonal_levenberg_marquardt` inside `opt_state`.
+    """Return `opt_state` with a new curvature in every `diagonal_levenberg_marquardt` in it.
 
     Args:
-        curvature: a tree like the parameters, all of them even if only some are preconditioned.
-            Negative values count as 0.
+        curvature: a tree like the parameters. Negative values count as 0.
 
     Raises:
-        ValueError: there is none in it, or the trees or the shapes of their arrays differ.
+        ValueError: there is no such optimizer in `opt_state`, or the trees or the shapes of their
+            arrays differ.
     """
 
-    def renewed(old: Any, new: Array) -> Any:
-        if _is_masked(old):
-            return old
+    def renewed(old: Array, new: Array) -> Array:
         if old.shape != new.shape:
             raise ValueError(f"curvature {new.shape} for a parameter {old.shape}")
         return jnp.maximum(new, 0).astype(old.dtype)
 
     def renew(state: CurvatureState) -> CurvatureState:
-        return CurvatureState(jax.tree.map(renewed, state.curvature, curvature, is_leaf=_is_masked))
+        return CurvatureState(jax.tree.map(renewed, state.curvature, curvature))
 
     return _change(opt_state, CurvatureState, renew)
 
@@ -226,7 +178,7 @@ def lecun1998_rates(steps_per_pass: int) -> optax.Schedule:
 
 
 def shrinking(start: float, stop: float, epochs: int, steps_per_epoch: int) -> optax.Schedule:
-    """`start` during the first epoch, the same factor lower in each next one, `stop` in the last.
+    """`start` in the first epoch, lower by the same factor in each later one, `stop` in the last.
 
     Source: Ciresan, Meier, Gambardella and Schmidhuber (2010), Deep big simple neural nets, from
     1e-3 to 1e-6. Constant within an epoch; `stop` also after the last.
@@ -249,17 +201,6 @@ def shrinking(start: float, stop: float, epochs: int, steps_per_epoch: int) -> o
     return schedule
 
 
-def discrete_exponential(
-    base: float, steps: int, factor: float = 250.0, stages: int = 4
-) -> optax.Schedule:
-    """From `base` to `base / factor` in as many equal jumps as part `stages` equal stages.
-
-    Source: "dexp" of Krizhevsky's cuda-convnet2. Its AlexNet has base 0.01 for the weights and,
-    with factor 10 in two stages, 0.02 for the biases. A stage is rounded up to whole steps.
-    """
-    return shrinking(base, base / factor, stages, -(-steps // stages))
-
-
 def _change(opt_state: Any, kind: type, change: Any) -> Any:
     """Replace each state of this kind, at any depth, by `change(state)`."""
 
@@ -271,16 +212,3 @@ def _change(opt_state: Any, kind: type, change: Any) -> Any:
     return jax.tree.map(
         lambda node: change(node) if is_kind(node) else node, opt_state, is_leaf=is_kind
     )
-
-
-def _names(path: Any) -> list[str]:
-    return jax.tree_util.keystr(path, simple=True, separator="/").split("/")
-
-
-def _layer(path: Any) -> str:
-    return "/".join(_names(path)[:-1])
-
-
-def _is_masked(node: Any) -> bool:
-    """A parameter that `by_kind` leaves to the other transformation."""
-    return isinstance(node, optax.MaskedNode)

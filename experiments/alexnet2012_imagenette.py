@@ -18,7 +18,7 @@ from cnn_jax.augment import photographs
 from cnn_jax.cli import main
 from cnn_jax.data import load_dataset
 from cnn_jax.experiment import Experiment, epochs_to_steps
-from cnn_jax.models import AlexNet2012, narrowed
+from cnn_jax.models import AlexNet2012, alexnet2012, narrowed
 from cnn_jax.optim import alexnet_momentum, observe_accuracy, plateau
 from cnn_jax.train import Options
 
@@ -50,7 +50,7 @@ def build(config: Config, data_dir: Path | None = None) -> Experiment:
             classes=len(dataset.class_names),
             **narrowed(AlexNet2012, config.width),
             kernel_init=jax.nn.initializers.normal(0.01 / config.width**0.5),
-            orders=("relu norm pool" if config.lrn else "relu pool",) * 2,
+            orders=(alexnet2012.relu_norm_pool if config.lrn else alexnet2012.relu_pool,) * 2,
             pool_window=3 if config.overlapping_pooling else 2,
             dropout_rate=config.dropout,
         ),

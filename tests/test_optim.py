@@ -18,12 +18,10 @@ from cnn_jax import optim
 from cnn_jax.errors import UserError
 from cnn_jax.optim import (
     alexnet_momentum,
-    by_kind,
     diagonal_levenberg_marquardt,
     observe,
     observe_accuracy,
     plateau,
-    scale_layers,
     with_curvature,
 )
 from cnn_jax.runs.checkpoint import Checkpoints
@@ -119,14 +117,6 @@ def fallen(rate: float, step: int) -> float:
     return rate * (1 if step < 4 else 0.1 if step < 7 else 0.05)
 
 
-def is_weight(name: str) -> bool:
-    return name.endswith("kernel")
-
-
-def layer_factor(name: str) -> float:
-    return {"S2": 3.0, "column/fc": 0.5}.get(name.rpartition("/")[0], 1.0)
-
-
 # Rates and decays are large, so that a term too few or too many is seen.
 MOMENTUM = {
     "paper": (alexnet_momentum(0.1), velocity_rule(lambda name, t: 0.1, lambda name: 0.0005)),
@@ -138,29 +128,6 @@ MOMENTUM = {
         alexnet_momentum(falling(0.2), weight_decay=0.3),
         velocity_rule(lambda name, t: fallen(0.2, t), lambda name: 0.3),
     ),
-    "biases apart": (
-        by_kind(alexnet_momentum(falling(0.1)), alexnet_momentum(0.2, weight_decay=0.0)),
-        velocity_rule(
-            lambda name, t: fallen(0.1, t) if is_weight(name) else 0.2,
-            lambda name: 0.0005 if is_weight(name) else 0.0,
-        ),
-    ),
-    "layers apart": (
-        alexnet_momentum(
-            0.1, weight_decay=0.3, scaled_by=scale_layers({"S2": 3, "column/fc": 0.5})
-        ),
-        velocity_rule(lambda name, t: 0.1 * layer_factor(name), lambda name: 0.3),
-    ),
-    "layers and biases apart": (
-        by_kind(
-            alexnet_momentum(0.1, scaled_by=scale_layers({"S2": 3.0, "column/fc": 0.5})),
-            alexnet_momentum(0.2, scaled_by=scale_layers({"S2": 3.0, "column/fc": 0.5})),
-        ),
-        velocity_rule(
-            lambda name, t: (0.1 if is_weight(name) else 0.2) * layer_factor(name),
-            lambda name: 0.0005,
-        ),
-    ),
 }
 
 
@@ -170,15 +137,9 @@ def test_alexnet_momentum(case: str) -> None:
     assert_same(trained(optimizer), expected)
 
 
-@pytest.mark.parametrize("apart", [False, True])
-def test_a_plateau_scales_the_rate_and_leaves_the_velocity(apart: bool) -> None:
-    both = optax.chain(plateau(1), scale_layers({"conv1": 2.0}))
-    one = alexnet_momentum(0.2, weight_decay=0.3, scaled_by=both)
-    optimizer = by_kind(one, one) if apart else one
-    expected = velocity_rule(
-        lambda name, t: (0.2 if t < STEPS // 2 else 0.02) * (2 if "conv1" in name else 1),
-        lambda name: 0.3,
-    )
+def test_a_plateau_scales_the_rate_and_leaves_the_velocity() -> None:
+    optimizer = alexnet_momentum(0.2, weight_decay=0.3, scaled_by=plateau(1))
+    expected = velocity_rule(lambda name, t: 0.2 if t < STEPS // 2 else 0.02, lambda name: 0.3)
     assert_same(trained(optimizer, renew=lambda state: observe(state, 0.5)), expected)
 
 
@@ -275,16 +236,6 @@ def test_negative_curvature_counts_as_none() -> None:
     assert_same(outcome, curved_rule(lambda t: 0.01, 0.02, lambda t: clipped))
 
 
-def test_curvature_for_some_of_the_parameters() -> None:
-    outcome = trained(
-        by_kind(diagonal_levenberg_marquardt(0.01), optax.sgd(0.1)),
-        renew=lambda state: with_curvature(state, tree(CURVATURE)),
-    )
-    curved = curved_rule(lambda t: 0.01, 0.02, lambda t: CURVATURE)
-    plain = velocity_rule(lambda name, t: 0.1, lambda name: 0.0, momentum=0.0)
-    assert_same(outcome, {name: (curved if is_weight(name) else plain)[name] for name in START})
-
-
 def test_curvature_of_other_parameters_is_refused() -> None:
     state = diagonal_levenberg_marquardt(0.01).init(tree(START))
     with pytest.raises(ValueError, match=r"\(3,\) for a parameter \(4,\)"):
@@ -301,14 +252,10 @@ def test_a_state_without_what_is_renewed_is_refused() -> None:
         with_curvature(state, tree(CURVATURE))
 
 
-def test_a_layer_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ValueError, match="no layer fc; there are S2, column/fc, conv1"):
-        scale_layers({"fc": 2.0, "S2": 2.0}).init(tree(START))
-
-
-WHOLE = by_kind(
-    alexnet_momentum(falling(0.1), scaled_by=optax.chain(plateau(1), scale_layers({"conv1": 2.0}))),
+# States at several depths, two of a kind.
+WHOLE = optax.chain(
     optax.chain(plateau(2), diagonal_levenberg_marquardt(falling(0.01))),
+    alexnet_momentum(falling(0.1), scaled_by=plateau(1)),
 )
 
 
@@ -386,13 +333,3 @@ def test_shrinking_over_one_epoch_is_constant() -> None:
 def test_shrinking_over_nothing_is_refused(epochs: int, steps_per_epoch: int) -> None:
     with pytest.raises(UserError, match="at least 1"):
         optim.shrinking(1e-3, 1e-6, epochs, steps_per_epoch)
-
-
-def test_discrete_exponential() -> None:
-    # The cube root of 250 is 6.3: that much lower at 25, 50 and 75 %.
-    rates = optim.discrete_exponential(0.01, steps=100)
-    expected = 0.01 / 6.2996052 ** np.array([0, 0, 1, 1, 2, 2, 3, 3, 3])
-    outcome = table(rates, [0, 24, 25, 49, 50, 74, 75, 99, 100])
-    np.testing.assert_allclose(outcome, expected, rtol=1e-6)
-    biases = optim.discrete_exponential(0.02, steps=11, factor=10.0, stages=2)
-    np.testing.assert_allclose(table(biases, [0, 5, 6, 10]), [0.02, 0.02, 0.002, 0.002], rtol=1e-6)

@@ -4,12 +4,12 @@ A model is any object with pure `init` and `apply`; these are Flax Linen modules
 
     __call__(images, train=False, keys=None) -> logits
 
-images: float32 [B, H, W, C], standardised. logits: float32 [B, classes] whatever `dtype` the
-network computes in. keys: one typed PRNG key per example [B], or None in evaluation; they alone
-switch dropout on, so `train` changes nothing in networks without other training behaviour.
+images: float32 [B, H, W, C], standardised. logits: float32 [B, classes], whatever `dtype` the
+network computes in. keys: one typed PRNG key per example [B], or None in evaluation. Keys alone
+switch dropout on; `train` changes nothing in networks without other training behaviour.
 
-Layers carry their papers' names, so `model.apply(variables, images, capture_intermediates=True)`
-hands every feature map out by the name a reader knows, convolutions before their activation.
+Layers carry their papers' names: `model.apply(variables, images, capture_intermediates=True)`
+returns every feature map under the name that a reader knows, convolutions before their activation.
 """
 
 import math
@@ -50,45 +50,46 @@ __all__ = [
 
 
 def count_parameters(params: Any) -> int:
-    """Number of scalars in a tree of arrays, or of the shapes that `jax.eval_shape` gives."""
+    """The number of scalars in a tree of arrays, or of shapes from `jax.eval_shape`."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def count_connections(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
-    """Connections of each layer for one image [H, W, C], by name: the early papers' measure.
+    """Count the connections of each layer, by its name, for one image [H, W, C].
 
-    A unit of a layer with weights has one per input in its window, padding included, and one for
-    its bias. Layers without weights have none, but for those that say so by a method
-    `connections(inputs_shape, outputs_shape)`. Computes nothing.
+    Connections are the early papers' measure of a network. A unit of a layer with weights has one
+    per input in its window, padding included, and one for its bias. Layers without weights have
+    none, unless they have a method `connections(inputs_shape, outputs_shape)`. The network is only
+    traced, not computed.
     """
-    found: dict[str, int] = {}
+    connections: dict[str, int] = {}
 
     def count(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
         y, layer = call(*arguments, **keywords), context.module
         if context.method_name != "__call__":
             return y
         if hasattr(layer, "connections"):
-            found["/".join(layer.path)] = layer.connections(arguments[0].shape, y.shape)
+            connections["/".join(layer.path)] = layer.connections(arguments[0].shape, y.shape)
         elif isinstance(layer, (layers.Conv, nn.Dense)):
             kernel = layer.variables["params"]["kernel"]
             inputs = math.prod(kernel.shape[:-1]) + layer.use_bias
-            found["/".join(layer.path)] = math.prod(y.shape[1:]) * inputs
+            connections["/".join(layer.path)] = math.prod(y.shape[1:]) * inputs
         return y
 
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     with nn.intercept_methods(count):
         jax.eval_shape(model.init, jax.random.key(0), images)
-    return found
+    return connections
 
 
 def narrowed(network: Any, width: float) -> dict[str, Any]:
-    """The fields `maps` and `units` of an AlexNet, each number times `width` and rounded.
+    """Return the fields `maps` and `units` of an AlexNet, each number times `width` and rounded.
 
     `AlexNet2014(classes=10, **narrowed(AlexNet2014, 0.25))` has a quarter of the features. Raises
-    UserError for a width of which nothing is left.
+    UserError if some layer would be left without any.
     """
     if round(width * min(*network.maps, *network.units)) < 1:
-        raise UserError(f"a width of {width} leaves a layer without maps: choose a larger one")
+        raise UserError(f"a width of {width} leaves a layer without maps: choose a larger width")
     return {
         name: tuple(round(width * n) for n in getattr(network, name)) for name in ("maps", "units")
     }

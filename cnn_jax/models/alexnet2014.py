@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from flax.typing import Initializer
 from jax.typing import DTypeLike
 
-from cnn_jax.models.alexnet2012 import Order, in_order
-from cnn_jax.models.layers import Conv, Dense, Dropout, LocalResponseNorm, MaxPool, check_image_size
+from cnn_jax.models.layers import Conv, Dense, Dropout, MaxPool, check_image_size
 
 
 class AlexNet2014(nn.Module):
@@ -35,24 +34,17 @@ class AlexNet2014(nn.Module):
 
     A ReLU follows every layer with parameters except fc8. torchvision's adaptive average pooling to
     6x6 before fc6 is left out: at 224 pixels it is the identity, and for images of another size
-    fc6's fan-in follows here. The defaults are torchvision's; the fields say what the paper has and
-    what its author's code, cuda-convnet2, does.
+    fc6's fan-in follows here. The code of the paper's author, cuda-convnet2, which also normalises,
+    is `alexnet2012.CudaConvnet2`.
 
     classes: number of logits.
     maps: of conv1 to conv5. The paper's footnote has 384 in conv4; cuda-convnet2 and torchvision
         have 256. units: of fc6 and fc7.
-    orders: what follows conv1 and conv2, ("norm pool relu", "relu norm pool") in cuda-convnet2,
-        whose constants norm1 and norm2 then have. torchvision does not normalise.
-    dropout_first: whether drop6 and drop7 come before fc6 and fc7, as in torchvision, or after, as
-        in the paper of 2012. dropout_rate: of both.
+    dropout_rate: of drop6 and drop7, which come before fc6 and fc7; in the paper of 2012, after.
     kernel_init: None is torchvision's initialisation, kernels and biases uniform in
         +-1 / sqrt(fan-in); an initializer, such as `nn.initializers.he_normal()`, draws the
         kernels, and biases start at 0.
     dtype: what the network computes in; parameters are float32 regardless.
-
-    cuda-convnet2 as a whole, with its padding and initial values, is one tower of the network of
-    2012: `AlexNet2012(maps=AlexNet2014.maps, groups=1, norm_alpha=1e-4 / 5, orders=("norm pool
-    relu", "relu norm pool"), kernel_inits=..., fc8_bias=-7.0)`.
 
     Raises UserError for images smaller than 63x63.
     """
@@ -60,8 +52,6 @@ class AlexNet2014(nn.Module):
     classes: int = 1000
     maps: tuple[int, ...] = (64, 192, 384, 256, 256)
     units: tuple[int, ...] = (4096, 4096)
-    orders: tuple[Order, ...] = ("relu pool", "relu pool")
-    dropout_first: bool = True
     dropout_rate: float = 0.5
     kernel_init: Initializer | None = None
     dtype: DTypeLike = jnp.float32
@@ -73,36 +63,32 @@ class AlexNet2014(nn.Module):
         """Logits float32 [B, classes] of images float32 [B, H, W, C]; dropout only with keys."""
         check_image_size(self, images, smallest=63)
         conv, dense = torchvision_layers(self.dtype, self.kernel_init)
-        norm = partial(LocalResponseNorm, k=2.0, alpha=1e-4 / 5)
-        pool = partial(MaxPool, 3, 2)
-        drop6, drop7 = (Dropout(self.dropout_rate, name=name) for name in ("drop6", "drop7"))
+        pool, drop = partial(MaxPool, 3, 2), partial(Dropout, self.dropout_rate)
 
-        x = conv(images, self.maps[0], 11, padding=2, name="conv1", strides=4)
-        x = in_order(self.orders[0], x, norm(name="norm1"), pool(name="pool1"))
-        x = conv(x, self.maps[1], 5, padding=2, name="conv2")
-        x = in_order(self.orders[1], x, norm(name="norm2"), pool(name="pool2"))
+        x = nn.relu(conv(images, self.maps[0], 11, strides=4, padding=2, name="conv1"))
+        x = pool(name="pool1")(x)
+        x = nn.relu(conv(x, self.maps[1], 5, padding=2, name="conv2"))
+        x = pool(name="pool2")(x)
         x = nn.relu(conv(x, self.maps[2], 3, padding=1, name="conv3"))
         x = nn.relu(conv(x, self.maps[3], 3, padding=1, name="conv4"))
         x = nn.relu(conv(x, self.maps[4], 3, padding=1, name="conv5"))
         x = pool(name="pool5")(x)
 
         x = x.reshape(x.shape[0], -1)
-        if self.dropout_first:
-            x = nn.relu(dense(drop6(x, keys), self.units[0], name="fc6"))
-            x = nn.relu(dense(drop7(x, keys), self.units[1], name="fc7"))
-        else:
-            x = drop6(nn.relu(dense(x, self.units[0], name="fc6")), keys)
-            x = drop7(nn.relu(dense(x, self.units[1], name="fc7")), keys)
+        x = drop(name="drop6")(x, keys)
+        x = nn.relu(dense(x, self.units[0], name="fc6"))
+        x = drop(name="drop7")(x, keys)
+        x = nn.relu(dense(x, self.units[1], name="fc7"))
         return dense(x, self.classes, name="fc8").astype(jnp.float32)
 
 
 def torchvision_layers(
     dtype: DTypeLike, kernel_init: Initializer | None
 ) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
-    """`conv(x, features, size, **fields of Conv)` and `dense(x, features, name=...)`.
+    """Return `conv(x, features, size, **fields of Conv)` and `dense(x, features, name=...)`.
 
-    They are for use inside a module's `__call__`, compute in `dtype` and, unless `kernel_init`
-    is given, start as in torchvision, whose biases depend on the fan-in.
+    Both are for use inside a module's `__call__`, compute in `dtype` and, if `kernel_init` is None,
+    start as in torchvision, whose biases depend on the fan-in.
     """
 
     def conv(x: jax.Array, features: int, size: int, **fields: Any) -> jax.Array:

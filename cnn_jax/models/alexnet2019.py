@@ -7,7 +7,6 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.typing import Initializer
 from jax.typing import DTypeLike
 
 from cnn_jax.models.alexnet2014 import torchvision_layers
@@ -39,7 +38,7 @@ class AlexNet2019(nn.Module):
     pixels, this network computes every position and blurs before it skips; only half of conv1's
     stride of 4 is replaced so. Shapes after each downsampling, and parameters, are AlexNet2014's.
 
-    classes, maps, units, dropout_rate, kernel_init, dtype: as in AlexNet2014.
+    classes, maps, units, dtype: as in AlexNet2014.
     taps: length of the blur, 2 for the paper's Rect-2, 3 for Tri-3, 5 for Bin-5; the code also has
         4, its default since 2020. 1 does not blur.
     blur_conv1: False leaves conv1 at stride 4, without blur_conv1: a quarter of its work, and the
@@ -53,8 +52,6 @@ class AlexNet2019(nn.Module):
     units: tuple[int, ...] = (4096, 4096)
     taps: int = 5
     blur_conv1: bool = True
-    dropout_rate: float = 0.5
-    kernel_init: Initializer | None = None
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -63,11 +60,11 @@ class AlexNet2019(nn.Module):
     ) -> jax.Array:
         """Logits float32 [B, classes] of images float32 [B, H, W, C]; dropout only with keys."""
         check_image_size(self, images, smallest=63 + 16 * (self.taps // 2))
-        conv, dense = torchvision_layers(self.dtype, self.kernel_init)
+        conv, dense = torchvision_layers(self.dtype, kernel_init=None)
         pool, blur = partial(MaxPool, 3, 1), partial(BlurPool, self.taps, 2)
         stride = 2 if self.blur_conv1 else 4
 
-        x = nn.relu(conv(images, self.maps[0], 11, padding=2, name="conv1", strides=stride))
+        x = nn.relu(conv(images, self.maps[0], 11, strides=stride, padding=2, name="conv1"))
         if self.blur_conv1:
             x = blur(name="blur_conv1")(x)
         x = blur(name="blur_pool1")(pool(name="pool1")(x))
@@ -79,8 +76,8 @@ class AlexNet2019(nn.Module):
         x = blur(name="blur_pool5")(pool(name="pool5")(x))
 
         x = x.reshape(x.shape[0], -1)
-        x = Dropout(self.dropout_rate, name="drop6")(x, keys)
+        x = Dropout(0.5, name="drop6")(x, keys)
         x = nn.relu(dense(x, self.units[0], name="fc6"))
-        x = Dropout(self.dropout_rate, name="drop7")(x, keys)
+        x = Dropout(0.5, name="drop7")(x, keys)
         x = nn.relu(dense(x, self.units[1], name="fc7"))
         return dense(x, self.classes, name="fc8").astype(jnp.float32)

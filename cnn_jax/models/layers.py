@@ -1,4 +1,4 @@
-"""Linen modules for what Flax lacks, or does not make fast, around the functions of `operators`."""
+"""Layers that Flax lacks, or has in slower forms, as Linen modules around `ops.operators`."""
 
 import zlib
 from typing import Any
@@ -62,14 +62,14 @@ class Conv(nn.Module):
 
 
 def _product(x: jax.Array, kernel: jax.Array, dimensions: Any, **options: Any) -> jax.Array:
-    """What `nn.Dense` asks `lax.dot_general` for: x [B, inputs] times kernel [inputs, outputs]."""
+    """`nn.Dense`'s call of `lax.dot_general`: x [B, inputs] times kernel [inputs, outputs]."""
     if x.ndim != 2 or options.get("precision") is not None:
         return lax.dot_general(x, kernel, dimensions, **options)
     return forms().dense_product(x, kernel)
 
 
 class Dense(nn.Dense):
-    """Flax's fully connected layer, for large kernels: its product is in the form for the backend.
+    """Flax's fully connected layer with a product that is faster for large kernels.
 
     Fields and parameters are those of `nn.Dense`.
     """
@@ -78,7 +78,7 @@ class Dense(nn.Dense):
 
 
 class MaxPool(nn.Module):
-    """Maximum over window x window patches, `stride` apart; no padding.
+    """The maximum of each window x window patch; patches are `stride` apart, without padding.
 
     The gradient of a maximum that occurs twice in a window goes to the first place, row by row.
     Raises ValueError if the window is larger than the map.
@@ -95,7 +95,7 @@ class MaxPool(nn.Module):
 
 
 class AvgPool(nn.Module):
-    """Mean over window x window patches, `stride` apart; no padding.
+    """The mean of each window x window patch; patches are `stride` apart, without padding.
 
     Raises ValueError if the window is larger than the map.
     """
@@ -111,7 +111,7 @@ class AvgPool(nn.Module):
 
 
 class BlurPool(nn.Module):
-    """Downsampling by `stride` after a binomial blur, against aliasing. No parameters.
+    """Downsample by `stride` after a binomial blur, which prevents aliasing. No parameters.
 
     taps: length of the filter, 1 to 7: 1 only subsamples, 2 is the paper's Rect-2, 3 Tri-3, 5
     Bin-5. Source: Zhang (2019), Making convolutional networks shift-invariant again, section 3;
@@ -133,11 +133,12 @@ class BlurPool(nn.Module):
 
 
 class LocalResponseNorm(nn.Module):
-    """Competition between adjacent maps at the same position, with the paper's constants.
+    """Divide every map by a power of the squares of its neighbours at the same position.
 
-    b_i = a_i / (k + alpha * sum of a_j^2 for |j - i| <= n // 2) ^ beta, the sum not divided by n.
-    Source: Krizhevsky, Sutskever and Hinton (2012), section 3.3. Where the sum is divided by n
-    (Caffe, cuda-convnet2), write alpha=1e-4 / 5. Raises ValueError if n is even.
+    b_i = a_i / (k + alpha * sum of a_j^2 for |j - i| <= n // 2) ^ beta, with the paper's constants;
+    the sum is not divided by n. Source: Krizhevsky, Sutskever and Hinton (2012), section 3.3. Where
+    the sum is divided by n (Caffe, cuda-convnet2), write alpha=1e-4 / 5. Raises ValueError if n is
+    even.
     """
 
     k: float = 2.0
@@ -156,16 +157,16 @@ class LocalResponseNorm(nn.Module):
 class Dropout(nn.Module):
     """Zero values with probability `rate` while training, and divide the others by 1 - rate.
 
-    The division in training stands for the multiplication by 1 - rate at test time of Krizhevsky
-    et al. (2012), section 4.2. Each module draws its own masks: its path in the model is mixed into
-    the keys. Raises UserError unless 0 <= rate < 1.
+    Krizhevsky et al. (2012), section 4.2, instead multiply by 1 - rate at test time. Each module
+    draws its own masks, since its path in the model is mixed into the keys. Raises UserError unless
+    0 <= rate < 1.
     """
 
     rate: float
 
     @nn.compact
     def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
-        """Values [B, ...] with one typed key per example [B]; the identity if `keys` is None."""
+        """Values [B, ...] with one typed key per example [B]; unchanged if `keys` is None."""
         if not 0 <= self.rate < 1:
             raise UserError(f"{self.name}: dropout rate must be in [0, 1), got {self.rate}")
         if keys is None or self.rate == 0:

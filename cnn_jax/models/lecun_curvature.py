@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from cnn_jax.models.layers import Conv
 from cnn_jax.models.lecun_layers import EuclideanRBF, Subsample, TableConv
 
-# Linear in their input and in their parameters, each on its own.
+# Linear in their input, and linear in their parameters.
 BILINEAR = (Conv, nn.Dense, TableConv, Subsample)
 
 
@@ -26,12 +26,12 @@ def diagonal_curvature(
     labels: jax.Array,
     loss: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> Any:
-    """Second derivatives of the mean loss by each parameter, a tree like `params`, none negative.
+    """The second derivative of the mean loss by each parameter, a tree like `params`, at least 0.
 
-    What a gradient does with weights w, inputs x and slopes f' on its way back, this does with
-    their squares; it so leaves out the second derivative of the activation, and the cross terms
-    between units and between the connections that share a weight. The loss as a function of the
-    last layer's input enters exactly, where it is an `EuclideanRBF`, else of the logits.
+    The backward pass of a gradient, with the squares of weights w, inputs x and slopes f'. It
+    leaves out the second derivative of the activation, and the cross terms between units and
+    between the connections that share a weight. The loss enters exactly, as a function of the input
+    of the last layer where that is an `EuclideanRBF`, else of the logits.
 
     Args:
         model: a Linen module made of `BILINEAR` layers, whose field `squash` is the activation.
@@ -50,11 +50,11 @@ def diagonal_curvature(
             return arguments[0]
         if not isinstance(layer, BILINEAR):
             return call(*arguments, **keywords)
-        alone = of_squares = layer.clone(parent=None)
-        if isinstance(alone, TableConv):
-            of_squares = alone.clone(pad_value=alone.pad_value**2)  # an input like the others
+        detached = of_squares = layer.clone(parent=None)
+        if isinstance(detached, TableConv):
+            of_squares = detached.clone(pad_value=detached.pad_value**2)  # an input like the others
         squared = _squared(
-            lambda params, x: alone.apply({"params": params}, x),
+            lambda params, x: detached.apply({"params": params}, x),
             lambda params, x: of_squares.apply({"params": params}, x),
         )
         return squared(layer.variables["params"], arguments[0])
@@ -64,12 +64,12 @@ def diagonal_curvature(
         with nn.intercept_methods(square_backward):
             return model.clone(squash=lambda x: squash((), x)).apply({"params": params}, images)
 
-    def loss_of_one(y: jax.Array, label: jax.Array) -> jax.Array:
+    def example_loss(y: jax.Array, label: jax.Array) -> jax.Array:
         logits: Any = heads[0].apply({}, y[None]) if heads else y[None]
         return loss(logits, label[None])[0]
 
     y, backward = jax.vjp(outputs, params)
-    hessians = jax.vmap(jax.hessian(loss_of_one))(y, labels)
+    hessians = jax.vmap(jax.hessian(example_loss))(y, labels)
     diagonals = jnp.diagonal(hessians, axis1=1, axis2=2)
     (curvature,) = backward(jnp.maximum(diagonals, 0) / len(images))
     return curvature
@@ -78,11 +78,11 @@ def diagonal_curvature(
 def _squared(
     function: Callable[[Any, jax.Array], Any], of_squares: Callable[[Any, jax.Array], Any] | None
 ) -> Callable[..., Any]:
-    """`function(params, x)` with a backward pass that carries second derivatives.
+    """Return `function(params, x)` with a backward pass that carries second derivatives.
 
-    A layer, linear in x and in its parameters, has the derivatives w and x: its transpose at w^2
-    and x^2 sums their squares. `of_squares` is the layer there; None for an activation, whose
-    derivative f'(x) is squared as it is.
+    A layer that is linear in x and in its parameters has the derivatives w and x; its transpose at
+    w^2 and x^2 sums their squares. `of_squares` is the layer at these squares; None means an
+    activation, whose derivative f'(x) is squared.
     """
 
     @jax.custom_vjp

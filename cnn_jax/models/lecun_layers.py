@@ -1,7 +1,7 @@
-"""What LeCun's networks of 1989 and 1998, and their heirs, are made of.
+"""The layers of LeCun's networks of 1989 and 1998 and of their heirs.
 
-Every layer here has a method `connections`, the papers' measure of a network's size beside its
-parameters: how many connections one image passes through, a unit's bias counted as one of its own.
+Every layer here has a method `connections`, which counts the connections that one image passes
+through, a unit's bias as one of them: beside parameters the papers' measure of a network's size.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 
 from cnn_jax.ops.operators import forms, tanh
 
-Table = Sequence[Sequence[int]]  # of each output map, the input maps that it sees
+Table = Sequence[Sequence[int]]  # for each output map, the input maps that it sees
 
 
 def scaled_tanh(x: jax.Array) -> jax.Array:
@@ -30,10 +30,10 @@ def scaled_tanh(x: jax.Array) -> jax.Array:
 
 
 def uniform_fan_in(limit: float = 2.4, power: float = 1.0) -> Initializer:
-    """Initializer: uniform between -limit / F^power and +limit / F^power.
+    """Return an initializer that draws uniformly between -limit / F^power and +limit / F^power.
 
-    F is the inputs of a unit: the product of the kernel's dimensions but the last; the bias is not
-    counted. 2.4 / F is LeCun et al. (1989), section 3, and (1998), appendix A.
+    F is the number of a unit's inputs, without the bias: the product of all dimensions of the
+    kernel but the last. 2.4 / F is LeCun et al. (1989), section 3, and (1998), appendix A.
     """
 
     def init(key: jax.Array, shape: Sequence[int], dtype=jnp.float32, **_) -> jax.Array:
@@ -44,19 +44,19 @@ def uniform_fan_in(limit: float = 2.4, power: float = 1.0) -> Initializer:
 
 
 class TableConv(nn.Module):
-    """Convolution (cross-correlation) in which each output map sees some of the input maps only.
+    """Convolution (cross-correlation) in which each output map sees only some of the input maps.
 
     table: for each output map, the numbers of the input maps that it sees.
     kernel_size, strides, padding: of both dimensions; padding is on all four sides.
-    pad_value: what the padding holds. bias: one per "map", one per "unit" (map and position: the
-    weights are shared, the thresholds are not), or None. They start at 0.
-    kernel_init: drawn for neighbours in the table with equally many inputs, of the shape [height,
-    width, inputs, maps], so that a fan-in is that of these maps.
+    pad_value: what the padding holds. bias: one per "map", or one per "unit" (map and position: the
+    weights are shared, the thresholds are not). Biases start at 0.
+    kernel_init: draws the kernels of neighbours in the table with equally many inputs together, in
+    the shape [height, width, inputs, maps], so that the fan-in is that of these maps.
     Parameters, float32: kernel [height, width, pairs], the pairs of `table` in its order, and bias
     [D] or [H', W', D]; `dtype` is what the convolution computes in and returns.
 
-    Raises ValueError if the table names a map twice for one output, or one that is not there, or
-    if the kernel does not fit into the padded maps.
+    Raises ValueError if the table names a map twice for one output, or a map that does not exist,
+    or if the kernel does not fit into the padded maps.
     """
 
     table: Table
@@ -64,7 +64,7 @@ class TableConv(nn.Module):
     strides: int = 1
     padding: int = 0
     pad_value: float = 0.0
-    bias: Literal["map", "unit"] | None = "map"
+    bias: Literal["map", "unit"] = "map"
     dtype: DTypeLike = jnp.float32
     kernel_init: Initializer = uniform_fan_in()
 
@@ -78,17 +78,13 @@ class TableConv(nn.Module):
         dense = dense.reshape(*kernel.shape[:2], x.shape[-1], len(self.table))
 
         x = x.astype(self.dtype)
-        sides = (self.padding, self.padding)
-        if self.padding and self.pad_value:
+        if self.padding:
+            sides = (self.padding, self.padding)
             x = jnp.pad(x, ((0, 0), sides, sides, (0, 0)), constant_values=self.pad_value)
-            sides = (0, 0)
-        if min(x.shape[1:3]) + sum(sides) < self.kernel_size:
+        if min(x.shape[1:3]) < self.kernel_size:
             raise ValueError(f"{self.name}: the kernel does not fit maps of {x.shape[1:3]}")
-        y = forms().convolve(
-            x, dense.astype(self.dtype), (self.strides, self.strides), (sides, sides), 1
-        )
-        if self.bias is None:
-            return y
+        strides, no_pads = (self.strides, self.strides), ((0, 0), (0, 0))
+        y = forms().convolve(x, dense.astype(self.dtype), strides, no_pads, 1)
         shape = y.shape[1:] if self.bias == "unit" else y.shape[-1:]
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         return y + bias.astype(self.dtype)
@@ -98,8 +94,7 @@ class TableConv(nn.Module):
         """Connections for one image, from the shapes [B, H, W, C] of input and output."""
         positions = outputs_shape[1] * outputs_shape[2]
         pairs = sum(len(inputs) for inputs in self.table)
-        biases = len(self.table) if self.bias else 0
-        return positions * (self.kernel_size**2 * pairs + biases)
+        return positions * (self.kernel_size**2 * pairs + len(self.table))
 
     def _init_kernel(self, key: jax.Array) -> jax.Array:
         size = self.kernel_size
@@ -113,10 +108,10 @@ class TableConv(nn.Module):
         return jnp.concatenate([k.swapaxes(2, 3).reshape(size, size, -1) for k in kernels], -1)
 
     def _expansion(self, channels: int) -> np.ndarray:
-        """Zeros and ones [pairs, channels * maps]: where in a full kernel each pair stands."""
+        """Zeros and ones [pairs, channels * maps], one where a pair stands in a full kernel."""
         places = [i * len(self.table) + j for j, inputs in enumerate(self.table) for i in inputs]
-        named = {i for inputs in self.table for i in inputs}
-        if len(set(places)) < len(places) or not named <= set(range(channels)):
+        seen = {i for inputs in self.table for i in inputs}
+        if len(set(places)) < len(places) or not seen <= set(range(channels)):
             raise ValueError(
                 f"{self.name}: each row of the table must name some of {channels} maps once"
             )
@@ -126,23 +121,23 @@ class TableConv(nn.Module):
 class Subsample(nn.Module):
     """Sum of each 2x2 patch, times a trainable coefficient per map, plus a trainable bias per map.
 
-    Patches do not overlap, and what is left over at the far sides is dropped. The paper squashes
-    the result, which is left to the caller. The coefficient starts uniform within 2.4 / 4, a unit
-    having four inputs, the bias at 0. (LeCun's later library, EBLearn, starts all coefficients of a
-    layer at one value: `nn.initializers.constant(0.6)`.)
+    Patches do not overlap, and a row or column left over at the far sides is dropped. The paper
+    squashes the result, which is left to the caller. The coefficient starts at 1 / 4, so that a
+    unit is the mean of its inputs, and the bias at 0; the paper does not say. (LeCun's later
+    library, EBLearn, starts all coefficients of a layer at one value too.)
     Parameters, float32: coefficient [C] and bias [C].
 
     Source: LeCun et al. (1998), section II.B, layers S2 and S4.
     """
 
     dtype: DTypeLike = jnp.float32
-    coefficient_init: Initializer = uniform_fan_in(2.4 / 4, power=0)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [B, H, W, C] to [B, H // 2, W // 2, C]."""
         maps = x.shape[-1:]
-        coefficient = self.param("coefficient", self.coefficient_init, maps, jnp.float32)
+        quarter = nn.initializers.constant(0.25)
+        coefficient = self.param("coefficient", quarter, maps, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, maps, jnp.float32)
         sums = 4 * forms().avg_pool(x.astype(self.dtype), 2, 2)
         return sums * coefficient.astype(self.dtype) + bias.astype(self.dtype)

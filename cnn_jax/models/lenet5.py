@@ -28,7 +28,7 @@ class LeNet5(nn.Module):
 
     The activation follows C1, C3, C5 and F6. In the paper C5 is a 5x5 convolution over 5x5 maps,
     which is a fully connected layer on the flattened maps; it is written as one, so that images of
-    another size work and C5's fan-in follows.
+    another size work, and C5's fan-in follows.
 
     Departures from the paper: S2 and S4 have no trainable coefficient, bias and squashing (12 + 32
     parameters there); C3 sees all six maps of S2 instead of table I's subsets (1,516 parameters

@@ -3,12 +3,10 @@ document recognition, Proceedings of the IEEE 86(11), section II.B.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.typing import Initializer
 from jax.typing import DTypeLike
 
 from cnn_jax.errors import UserError
@@ -29,8 +27,8 @@ C3_TABLE = (
     (0, 1, 2, 3, 4, 5),
 )
 
-# The digits of figure 3, 12 rows of 7, as public transcriptions agree to read them: the paper
-# prints them as a picture only. A stroke over a digit tells it from a letter of the same form.
+# The digits of figure 3, 12 rows of 7, as public transcriptions agree to read them: the paper only
+# prints a picture. A stroke over a digit tells it from a letter of the same form.
 FIGURE_3 = """
 .#####. ...##.. .#####. ####### .#####. .#####. ..####. ####### .#####. .#####.
 ....... ..###.. ....... .....## ....... ....... .##.... .....## ##...## ##..###
@@ -48,7 +46,7 @@ FIGURE_3 = """
 
 
 def bitmaps() -> tuple[tuple[float, ...], ...]:
-    """The targets of F6, [10][84]: each digit's drawing row by row, ink 1 and paper -1."""
+    """The targets of F6 [10][84]: the drawing of each digit row by row, ink 1 and paper -1."""
     rows = [line.split() for line in FIGURE_3.split("\n") if line]
     return tuple(
         tuple(1.0 if point == "#" else -1.0 for row in rows for point in row[digit])
@@ -57,7 +55,7 @@ def bitmaps() -> tuple[tuple[float, ...], ...]:
 
 
 class LeNet5_1998(nn.Module):
-    """LeNet-5 with all that later readings leave out: 60,000 trained parameters at 32x32x1.
+    """LeNet-5 with everything that later readings leave out: 60,000 parameters at 32x32x1.
 
     | layer  | what                                          | output   | parameters | connections |
     |--------|-----------------------------------------------|----------|------------|-------------|
@@ -75,17 +73,17 @@ class LeNet5_1998(nn.Module):
     logits; train with `losses.discriminative_map`. Subsampling starts as a mean of its four inputs,
     biases at 0, of which the paper says nothing.
 
-    kernel_init: uniform with variance 1 / fan-in, after LeCun, Bottou, Orr and Müller (1998),
-    Efficient BackProp, section 4.6. The paper prints uniform within 2.4 / fan-in (appendix A),
-    `uniform_fan_in()`, and as its reason that all sums should spread alike, which that does not
-    give: the first activations are so small, and so the curvatures that set the paper's rates, that
-    training diverges within its first pass. squash: the activation. dtype: what the network
-    computes in; parameters are float32 regardless.
+    Kernels start uniform with variance 1 / fan-in, after LeCun, Bottou, Orr and Müller (1998),
+    Efficient BackProp, section 4.6. The paper prints uniform within 2.4 / fan-in (appendix A) so
+    that all sums spread alike, which that does not achieve: the first activations, and with them
+    the curvatures that set the paper's rates, are so small that training diverges in its first
+    pass.
+
+    squash: the activation. dtype: what the network computes in; parameters are float32 regardless.
 
     Raises UserError for images other than 32x32.
     """
 
-    kernel_init: Initializer = uniform_fan_in(3**0.5, power=0.5)
     squash: Callable[[jax.Array], jax.Array] = scaled_tanh
     dtype: DTypeLike = jnp.float32
 
@@ -96,14 +94,11 @@ class LeNet5_1998(nn.Module):
         """Logits float32 [B, 10] of images float32 [B, 32, 32, 1], background -0.1, ink 1.175."""
         if images.shape[1:3] != (32, 32):
             raise UserError(f"LeNet5_1998 needs images of 32x32 pixels, got {images.shape[1:3]}")
-        init = self.kernel_init
+        init = uniform_fan_in(3**0.5, power=0.5)
         x = Conv(6, 5, dtype=self.dtype, kernel_init=init, name="C1")(images)
-        subsample = partial(
-            Subsample, dtype=self.dtype, coefficient_init=nn.initializers.constant(0.25)
-        )
-        x = subsample(name="S2")(self.squash(x))
+        x = Subsample(self.dtype, name="S2")(self.squash(x))
         x = TableConv(C3_TABLE, 5, dtype=self.dtype, kernel_init=init, name="C3")(self.squash(x))
-        x = subsample(name="S4")(self.squash(x))
+        x = Subsample(self.dtype, name="S4")(self.squash(x))
         x = self.squash(x).reshape(x.shape[0], -1)
         x = self.squash(nn.Dense(120, dtype=self.dtype, kernel_init=init, name="C5")(x))
         x = self.squash(nn.Dense(84, dtype=self.dtype, kernel_init=init, name="F6")(x))

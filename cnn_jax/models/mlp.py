@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 
 class MLP(nn.Module):
-    """Fully connected network on the flattened image: fc1, fc2, ..., output.
+    """A fully connected network on the flattened image: fc1, fc2, ..., output.
 
     | layer  | output       | parameters (28x28x1, default widths) |
     |--------|--------------|--------------------------------------|

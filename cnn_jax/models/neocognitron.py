@@ -58,10 +58,10 @@ class Module:
     """An S-layer and the C-layer that follows it.
 
     Areas and `column` are the edges of squares, in cells; paddings are (before, after) on both
-    axes. The larger `r`, the more alike to the learned one a feature must be for an S-cell to
-    respond: the weighted cosine between the two must exceed r / (1 + r). `q` is the speed of
-    learning. `s_falloff` is that of c, which also shapes what is learned; `gain` is d at the
-    centre, `initial` the a before learning, in units of c.
+    axes. The larger `r`, the more a feature must resemble the learned one for an S-cell to respond:
+    the weighted cosine between the two must exceed r / (1 + r). `q` is the speed of learning.
+    `s_falloff` is that of c, which also shapes what is learned; `gain` is d at the centre,
+    `initial` the a before learning, in units of c.
     """
 
     r: float
@@ -80,7 +80,7 @@ class Module:
 
 @dataclass(frozen=True)
 class Constants:
-    """What is fixed; the defaults are the paper's, or readings of it: see above."""
+    """The numbers that learning does not change: the paper's, or readings of it (see above)."""
 
     modules: tuple[Module, ...] = (
         Module(4.0, 1.0, (2, 2), (3, 4), initial=0.05, gain=8.0),
@@ -147,8 +147,8 @@ def respond(params: Params, image: jax.Array, constants: Constants = PAPER) -> d
 def learn(params: Params, image: jax.Array, constants: Constants = PAPER) -> Params:
     """The synapses after one presentation of `image` [H, W]; all modules learn at once.
 
-    The planes that have a representative, at n, gain q c(v) u(k', n + v) in a and q v(n) / 2 in b
-    (section 3), with the responses from before the presentation; the others keep what they have.
+    Planes that have a representative, at n, gain q c(v) u(k', n + v) in a and q v(n) / 2 in b
+    (section 3), with the responses from before the presentation. The others do not change.
     """
     learned, u = [], image[:, :, None]
     for module, synapses in zip(constants.modules, params, strict=True):
@@ -169,13 +169,12 @@ def present(params: Params, images: jax.Array, constants: Constants = PAPER) -> 
     return lax.scan(lambda p, image: (learn(p, image, constants), None), params, images)[0]
 
 
-def sizes(constants: Constants = PAPER, retina: int = 16) -> tuple[int, int]:
-    """Modifiable numbers, and connections: the inputs in the docstring's table, of all cells."""
-    params = jax.eval_shape(lambda: init(constants))
-    image = jax.ShapeDtypeStruct((retina, retina), jnp.float32)
-    layers = jax.eval_shape(lambda params, image: respond(params, image, constants), params, image)
+def sizes() -> tuple[int, int]:
+    """Count the modifiable numbers, and the inputs of all cells, in the paper's network."""
+    params = jax.eval_shape(init)
+    layers = jax.eval_shape(respond, params, jax.ShapeDtypeStruct((16, 16), jnp.float32))
     connections = 0
-    for number, (module, synapses) in enumerate(zip(constants.modules, params, strict=True), 1):
+    for number, (module, synapses) in enumerate(zip(PAPER.modules, params, strict=True), 1):
         s_inputs = math.prod(synapses.a.shape[:3]) + 1
         connections += layers[f"US{number}"].size * s_inputs
         connections += layers[f"UC{number}"].size * module.c_area**2
@@ -183,11 +182,11 @@ def sizes(constants: Constants = PAPER, retina: int = 16) -> tuple[int, int]:
 
 
 def representatives(s: jax.Array, column: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Which cell of each plane learns from the response s [H, W, planes] of an S-layer.
+    """Choose the cell of each plane that learns from the response s [H, W, planes] of an S-layer.
 
     Every square of column x column places, all planes together, is an S-column. Its strongest cell
-    is a candidate, unless silent. A plane's strongest candidate represents it; a plane without
-    candidates is not represented. Equals count in the order of rows, columns, planes.
+    is a candidate, unless it is silent. A plane's strongest candidate represents it; a plane
+    without candidates is not represented. Ties go to the first in the order rows, columns, planes.
 
     Returns (row [planes], column [planes], chosen [planes], a mask without which the first two
     mean nothing). Source: section 3.
@@ -214,7 +213,7 @@ def digits() -> np.ndarray:
 
 
 def shifted(pattern: np.ndarray, size: int = 16) -> np.ndarray:
-    """A pattern [h, w] at every place inside a size x size retina: [places, size, size]."""
+    """Copies of a pattern [h, w] at every place of a size x size retina: [places, size, size]."""
     height, width = pattern.shape
     places = [
         ((y, size - height - y), (x, size - width - x))
@@ -239,11 +238,11 @@ _DIGITS = """
 
 
 def _s_layer(module: Module, synapses: Synapses, u: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Equations 1 to 3: S-cells [H', W', planes] and the inhibitory cells [H', W'] they share."""
+    """Equations 1 to 3: S-cells [H', W', planes], and the inhibitory cells [H', W'] they share."""
     c = jnp.asarray(_c(module, u.shape[-1]))[:, :, None, None]
-    excitation = _correlate(u[None], synapses.a, 1, module.s_padding)[0]
+    excitation = _correlate(u[None], synapses.a, module.s_padding)[0]
     energy = jnp.sum(jnp.square(u), -1, keepdims=True)
-    v = jnp.sqrt(_correlate(energy[None], c, 1, module.s_padding)[0])
+    v = jnp.sqrt(_correlate(energy[None], c, module.s_padding)[0])
     inhibition = 2 * module.r / (1 + module.r) * synapses.b * v
     return module.r * jax.nn.relu((1 + excitation) / (1 + inhibition) - 1), v[..., 0]
 
@@ -261,18 +260,18 @@ def _c_layer(module: Module, constants: Constants, s: jax.Array) -> jax.Array:
 
 
 def _patches(module: Module, u: jax.Array, row: jax.Array, column: jax.Array) -> jax.Array:
-    """What the S-cells at the places row, column [planes] see: [planes, s_area, s_area, K']."""
+    """The inputs of the S-cells at row, column [planes]: [planes, s_area, s_area, K']."""
     padded = jnp.pad(u, (module.s_padding, module.s_padding, (0, 0)))
     size = (module.s_area, module.s_area, u.shape[-1])
     return jax.vmap(lambda y, x: lax.dynamic_slice(padded, (y, x, 0), size))(row, column)
 
 
-def _correlate(x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, int]) -> jax.Array:
-    # In full precision everywhere: which cell is the strongest may hang on the last digits.
+def _correlate(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax.Array:
+    # In full precision on all hardware: which cell is the strongest may hang on the last digits.
     return lax.conv_general_dilated(
         x,
         kernel,
-        (stride, stride),
+        (1, 1),
         (padding, padding),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=lax.Precision.HIGHEST,

@@ -50,8 +50,8 @@ class SimardConvNet(nn.Module):
     follows.
 
     classes: number of logits. activation: tanh is the usual reading, not checked in the paper.
-    kernel_init: normal, of deviation 0.05, likewise; biases start at 0. dtype: what the network
-    computes in; parameters are float32 regardless.
+    kernel_init: normal with a deviation of 0.05, likewise; biases start at 0. dtype: what the
+    network computes in; parameters are float32 regardless.
 
     Raises UserError for images smaller than 13x13.
     """

@@ -1,1 +1,1 @@
-"""What layers compute, as plain functions of arrays, and faster forms of the same functions."""
+"""The functions of arrays that layers compute, and faster forms of the same functions."""

@@ -1,8 +1,8 @@
 """Convolution in the forms that XLA runs fast on a CPU and on a GPU.
 
-Same arguments and same values, within rounding, as `operators.convolve`. Those for a CPU were
-chosen by timing whole training steps of LeNet-5 and AlexNet, with JAX 0.10, on two cores, unless
-they say otherwise; those for a GPU with JAX 0.11 in bfloat16 on an H100.
+The arguments and, within rounding, the values are those of `operators.convolve`. The forms for a
+CPU were chosen by timing whole training steps of LeNet-5 and AlexNet, with JAX 0.10, on two cores,
+unless they say otherwise; the forms for a GPU with JAX 0.11 in bfloat16 on an H100.
 """
 
 from collections.abc import Callable
@@ -23,9 +23,9 @@ def convolve_on_cpu(
 
     Groups become convolutions of their own: XLA's grouped convolution takes several times as long.
     XLA hands convolutions to a fast library unless they have at most 16 input and 16 output maps;
-    those (LeNet-5's C1 and C3) become matrix products over bands of columns. Of many maps and 3 x 3
-    or 5 x 5 taps Winograd's products take two thirds of the time (AlexNet's conv2 to conv5). All
-    others, and the strided ones, stay convolutions, of a part of the batch each.
+    those (LeNet-5's C1 and C3) become matrix products over bands of columns. With many maps and
+    3 x 3 or 5 x 5 taps, Winograd's products take two thirds of the time (AlexNet's conv2 to conv5).
+    All others, and the strided ones, stay convolutions, each of a part of the batch.
     """
     if groups > 1:
         return _in_groups(convolve_on_cpu, x, kernel, strides, pads, groups)
@@ -37,11 +37,11 @@ def convolve_on_cpu(
 
 
 def _winograd_tile(x: jax.Array, kernel: jax.Array, pads: Pads) -> int:
-    """Pixels of a tile, or 0 where `convolve_winograd` is no faster or, in bfloat16, inexact.
+    """The side of a tile, or 0 where `convolve_winograd` is no faster or, in bfloat16, inexact.
 
-    With few maps the sums that transform them take longer than the products that they save, and of
-    few pixels too many are zeros that fill up the last tiles: on 5 x 5 (AlexNet's conv3 to conv5 of
-    images of 96) the whole step took up to a fifth longer.
+    With few maps, the sums that transform them take longer than the products that they save. With
+    few pixels, too many are zeros that fill up the last tiles: on 5 x 5 (AlexNet's conv3 to conv5
+    for images of 96) the whole step took up to a fifth longer.
     """
     height, width, *maps = kernel.shape
     if x.dtype == jnp.bfloat16 or min(maps) < 48 or min(output_size(x, kernel, pads)) < 7:
@@ -76,7 +76,7 @@ def _in_groups(
     pads: Pads,
     groups: int,
 ) -> jax.Array:
-    """Each group of maps by a call of its own."""
+    """Convolve each group of maps by a call of its own."""
     parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
     return jnp.concatenate([convolve(a, b, strides, pads, groups=1) for a, b in parts], -1)
 
@@ -84,9 +84,9 @@ def _in_groups(
 def convolve_folded(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
     """Strided convolution as one of stride 1 over maps that hold a block of pixels each.
 
-    Every block of strides[0] x strides[1] pixels of a map becomes as many maps of one pixel, in the
-    kernel too, which zeros fill up to whole blocks: 11x11 pixels of 3 maps, 4 apart, become 3x3 of
-    48. Also known as space-to-depth. On two CPU cores conv1 took twice as long in this form.
+    Every block of strides[0] x strides[1] pixels of a map becomes as many maps of one pixel. So it
+    does in the kernel, which zeros fill up to whole blocks: 11x11 pixels of 3 maps, 4 apart, become
+    3x3 of 48. Also known as space-to-depth. On two CPU cores conv1 took twice as long in this form.
     """
     axes = list(zip(kernel.shape, x.shape[1:3], strides, pads, strict=False))
     windows = [-(-size // stride) for size, _, stride, _ in axes]  # in blocks
@@ -102,9 +102,10 @@ def convolve_folded(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) 
 
 
 def _fold(x: jax.Array, counts: list[int], size: Pair, before: list[int]) -> jax.Array:
-    """Maps [B, H, W, C], padded before, to blocks of pixels [B, *counts, size[0] * size[1] * C].
+    """Cut maps [B, H, W, C] into blocks of pixels [B, *counts, size[0] * size[1] * C].
 
-    After the maps zeros fill up the blocks, or what is in excess is cut off.
+    So many zeros stand `before` the maps; after them zeros fill up the blocks, or what is in excess
+    is cut off.
     """
     (down, across), (batch, *lengths, channels) = size, x.shape
     after = [
@@ -118,7 +119,7 @@ def _fold(x: jax.Array, counts: list[int], size: Pair, before: list[int]) -> jax
 
 
 def convolve_bands(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
-    """Stride-1 convolution as one matrix product that yields a block of neighbouring columns.
+    """Stride-1 convolution as one matrix product for a block of neighbouring columns.
 
     A row of the left matrix is a patch as high as the kernel and wide enough for the whole block,
     gathered in long contiguous pieces; the right matrix holds the kernel once per column of the
@@ -127,9 +128,9 @@ def convolve_bands(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
     the patches overlap less, at the price of (block + kernel width - 1) / kernel width times the
     multiplications.
 
-    Up to 10 columns are one block (C3). More are cut into blocks of 4 to 8 columns that divide
-    them, the smallest such number (C1: 28 columns, 7 blocks), else into blocks of 4, and the
-    columns in excess are dropped.
+    Up to 10 columns are one block (C3). More are cut into equal blocks of 4 to 8 columns, as few as
+    possible in each (C1: 28 columns, 7 blocks). Where none divides them, blocks have 4 columns and
+    the columns in excess are dropped.
     """
     kernel_height, kernel_width, _, features = kernel.shape
     batch, _, _, channels = x.shape
@@ -160,7 +161,7 @@ def convolve_bands(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
 
 
 def convolve_chunks(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
-    """Convolution in up to 8 equal parts of the batch, as many as divide it.
+    """Convolution of up to 8 equal parts of the batch, as many as divide it.
 
     XLA's library runs some convolutions of large maps on one core; independent ones share the
     cores, and the smaller intermediate results stay in the cache.
@@ -178,7 +179,7 @@ def _convolve(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax
 
     JAX writes the gradients of a convolution as convolutions with permuted dimensions. XLA's CPU
     compiler brings these into the order that its library takes, but only outside of loops: in the
-    body of a scan they are compiled to plain loops, 4 to 30 times slower (jax-ml/jax issue 12868).
+    body of a scan they become plain loops, 4 to 30 times slower (jax-ml/jax issue 12868).
     Here the permutations are explicit transpositions and every convolution is in the right order.
     The price is forward-mode differentiation, which custom_vjp functions do not have.
     """
@@ -217,13 +218,13 @@ def _convolve_backward(strides: Pair, pads: Pads, residuals, dy: jax.Array):
 
 
 def _gradient_parts(images: int, positions: int) -> int:
-    """Up to 4 equal parts of some images whose maps have so many positions, 512 or more in each.
+    """The number of parts, up to 4, in which to sum the gradient of a kernel.
 
-    The gradient of a kernel is a sum over the positions of all images. In the library's convolution
-    a sum over a few thousand takes less than one over many more, and so does one over several
-    hundred than one over fewer. Chosen by the CPU time of AlexNet's layers one by one, at a batch
-    of 32, and not of whole steps. The price is up to 4 times as many operators to compile and, in
-    bfloat16, a rounding more per part.
+    The gradient is a sum over the `positions` of all `images`. The library's convolution is fastest
+    where the sum has a few thousand terms, and slow below several hundred: the parts are equal and
+    have at least 512. Chosen by the CPU time of AlexNet's layers one by one, at a batch of 32, and
+    not of whole steps. The price is up to 4 times as many operators to compile and, in bfloat16, a
+    rounding more per part.
     """
     return next(
         n for n in (4, 3, 2, 1) if n == 1 or images % n == 0 and images // n * positions >= 512

@@ -1,9 +1,10 @@
 """Pooling, normalisation, tanh and dense products in forms that XLA runs faster than its own.
 
-Same arguments and same values, within rounding, as the functions of the same names in `operators`,
-whose docstrings say what they compute; these say why another form is faster. All were chosen by
-timing whole training steps of LeNet-5 and AlexNet, with JAX 0.10, on two CPU cores; which of them
-suit a GPU was timed with JAX 0.11 in bfloat16 on an H100. Convolution is in `fast_convolution`.
+The arguments and, within rounding, the values are those of the functions of the same names in
+`operators`, whose docstrings say what they compute; the docstrings here say why another form is
+faster. All forms were chosen by timing whole training steps of LeNet-5 and AlexNet, with JAX 0.10,
+on two CPU cores; which of them suit a GPU was timed with JAX 0.11 in bfloat16 on an H100. For
+convolutions see `convolution`.
 """
 
 from collections.abc import Callable
@@ -17,11 +18,12 @@ from numpy.polynomial import Polynomial
 
 @jax.custom_vjp
 def dense_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Product of x [B, inputs] with a kernel [inputs, outputs] of many more rows than x has.
+    """The product of x [B, inputs] with a kernel [inputs, outputs] of many more rows than x has.
 
     XLA's library first copies such a kernel into an order of its own, which takes longer than the
-    product. With both sides transposed it goes to another library, which does not copy; the barrier
-    keeps XLA from turning it back. The gradients are fast as they are, and written out to stay so.
+    product. With both sides transposed the product goes to another library, which does not copy;
+    the barrier keeps XLA from turning it back. The gradients are fast as they are, and written out
+    to stay so.
     """
     if kernel.size < 1 << 20:
         return x @ kernel
@@ -37,11 +39,11 @@ dense_product.defvjp(lambda x, kernel: (dense_product(x, kernel), (x, kernel)), 
 
 
 def max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
-    """Maximum along the columns, then along the rows; its gradient by the places of the maxima.
+    """The maximum along the columns, then along the rows: 2 * window slices, not window ** 2.
 
-    2 * window slices in place of window ** 2. The place of the first maximum of each window is kept
-    for the gradient: every pixel compares its own with it, in each window that it is in. That is a
-    fused selection, where `reduce_window` scatters and `jnp.maximum` pads and adds each slice.
+    The place of the first maximum of each window is kept for the gradient: every pixel compares its
+    own place with it, in each window that it is in. That is a fused selection, where
+    `reduce_window` scatters and `jnp.maximum` pads and adds each slice.
     """
     return _max_pool(x, window, stride, x.shape[1:3])
 
@@ -57,30 +59,30 @@ def _max_pool_forward(x, window: int, stride: int, size: tuple[int, ...]):
     largest, places = x, jnp.zeros(x.shape, jnp.int32)
     for axis, unit in ((2, 1), (1, reach)):
         values = _shifted(largest, window, stride, axis)
-        found = _shifted(places, window, stride, axis)
-        largest, places = reduce(jnp.maximum, values), found[0]
+        candidates = _shifted(places, window, stride, axis)
+        largest, places = reduce(jnp.maximum, values), candidates[0]
         for k in reversed(range(window)):  # so that the first of equal ones is what stays
-            places = jnp.where(values[k] == largest, k * unit + found[k], places)
+            places = jnp.where(values[k] == largest, k * unit + candidates[k], places)
     return largest, places
 
 
 def _max_pool_backward(window: int, stride: int, size: tuple[int, ...], places, dy: jax.Array):
     reach = -(-window // stride) * stride
-    back = reach // stride - 1  # windows that a pixel is in, besides the last that begins before it
+    back = reach // stride - 1  # windows that a pixel is in, besides the last to begin before it
     pads = [(back, -(-n // stride) - m) for n, m in zip(size, dy.shape[1:3], strict=True)]
     pads = ((0, 0), *pads, (0, 0))
     dy, places = jnp.pad(dy, pads), jnp.pad(places, pads, constant_values=-1)
     rows, columns = (jnp.arange(length) % stride for length in size)
 
     def from_windows(up: int, left: int) -> jax.Array:
-        """What each pixel gets from the windows that begin so many strides before its last."""
+        """The gradient of each pixel from the windows so many strides before its last one."""
 
         def spread(x: jax.Array) -> jax.Array:
             x = x[:, back - up :, back - left :]
             return jnp.repeat(jnp.repeat(x, stride, 1), stride, 2)[:, : size[0], : size[1]]
 
-        own = (rows[:, None] + up * stride) * reach + columns + left * stride
-        return jnp.where(spread(places) == own[..., None], spread(dy), 0)
+        place = (rows[:, None] + up * stride) * reach + columns + left * stride
+        return jnp.where(spread(places) == place[..., None], spread(dy), 0)
 
     parts = [from_windows(up, left) for up in range(back + 1) for left in range(back + 1)]
     return (reduce(jnp.add, parts),)
@@ -90,7 +92,7 @@ _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def avg_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
-    """Sum of shifted slices along the rows, then along the columns; fuses with its neighbours."""
+    """Sums of shifted slices along the rows, then the columns, which XLA fuses with neighbours."""
     return _pool(x, window, stride, jnp.add) / (window * window)
 
 
@@ -125,9 +127,9 @@ def local_response_norm(x: jax.Array, k: float, n: int, alpha: float, beta: floa
 
 
 def _lambert(terms: int) -> tuple[list[float], list[float]]:
-    """Coefficients of P and Q, of rising powers of x squared: tanh x is nearly x P / Q.
+    """Coefficients of P and Q, by rising powers of x squared, where tanh x is nearly x P / Q.
 
-    Lambert's continued fraction x / (1 + x^2 / (3 + x^2 / (5 + ...))) of so many terms.
+    It is Lambert's continued fraction x / (1 + x^2 / (3 + x^2 / (5 + ...))) with so many terms.
     """
     p, q = Polynomial([1.0]), Polynomial([2.0 * terms - 1])
     for odd in range(2 * terms - 3, 0, -2):
@@ -140,10 +142,10 @@ LAMBERT = _lambert(13)
 
 @jax.custom_jvp
 def tanh(x: jax.Array) -> jax.Array:
-    """Of float32 by Lambert's continued fraction, within 4e-7 and never beyond 1; else XLA's.
+    """The tanh of float32 by Lambert's continued fraction, of other types by XLA.
 
-    XLA's, which is as exact, takes two to four times as long where a bias is added on the way. From
-    8 on, where 3e-7 is missing to 1, the value stays.
+    It is within 4e-7 and never beyond 1; from 8 on, where 3e-7 is missing to 1, it is constant.
+    XLA's tanh is as exact and takes two to four times as long where a bias is added on the way.
     """
     if x.dtype != jnp.float32:
         return jnp.tanh(x)

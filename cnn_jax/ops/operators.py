@@ -1,9 +1,8 @@
-"""What the layers compute, as pure functions, and the choice of their form by the hardware.
+"""The layers' functions in XLA's own operators, and the choice of their form by the hardware.
 
 Images and feature maps are [B, H, W, C], kernels [height, width, input channels / groups, output
-channels]. The functions here are XLA's own operators. Convolution, pooling, response normalisation,
-tanh and large dense products have other forms of the same values in `fast_convolution` and
-`fast`; `forms` alone chooses between them.
+channels]. Convolution, pooling, response normalisation, tanh and large dense products have faster
+forms of the same values in `convolution` and `fast`; `forms` alone chooses between them.
 """
 
 import contextlib
@@ -36,12 +35,12 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads, groups:
 
 
 def max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
-    """Largest value of each window x window patch of every map; no padding."""
+    """The largest value of each window x window patch of every map; no padding."""
     return nn.max_pool(x, (window, window), (stride, stride))
 
 
 def avg_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
-    """Mean of each window x window patch of every map; no padding."""
+    """The mean of each window x window patch of every map; no padding."""
     sums = nn.pool(x, 0.0, lax.add, (window, window), (stride, stride), "VALID")
     return sums / (window * window)
 
@@ -50,8 +49,8 @@ def local_response_norm(x: jax.Array, k: float, n: int, alpha: float, beta: floa
     """Divide x [B, H, W, C] by (k + alpha * sum of squares over n adjacent maps) ** beta.
 
     The sum is not divided by n, as printed in Krizhevsky et al. (2012), section 3.3. Caffe and
-    cuda-convnet2 divide it, so that their alpha is n times as large as here. At the first and last
-    maps it has fewer terms. Computed in float32.
+    cuda-convnet2 divide it, so their alpha is n times as large as here. At the first and last maps
+    the sum has fewer terms. It is computed in float32.
     """
     squares = jnp.square(x.astype(jnp.float32))
     sums = lax.reduce_window(
@@ -67,8 +66,9 @@ def blur_pool(x: jax.Array, taps: int, stride: int) -> jax.Array:
     their reflection, (taps - 1) // 2 pixels before and taps // 2 after, so that the result is
     [B, ceil(H / stride), ceil(W / stride), C].
 
-    As products with one matrix for the rows and one for the columns: on two CPU cores sums of
-    shifted slices and XLA's convolution with a group per map took longer, gradients included.
+    Computed as products with one matrix for the rows and one for the columns: on two CPU cores,
+    sums of shifted slices and XLA's convolution with a group per map took longer, gradients
+    included.
     """
     rows, columns = (
         jnp.asarray(_blur_matrix(size, taps, stride), x.dtype) for size in x.shape[1:3]
@@ -78,7 +78,7 @@ def blur_pool(x: jax.Array, taps: int, stride: int) -> jax.Array:
 
 
 def _blur_matrix(size: int, taps: int, stride: int) -> np.ndarray:
-    """[ceil(size / stride), size]: what each pixel of a line gives to each blurred one."""
+    """The weight [ceil(size / stride), size] of each pixel of a line in each blurred pixel."""
     weights = [math.comb(taps - 1, i) / 2 ** (taps - 1) for i in range(taps)]
     reflected = np.pad(np.arange(size), ((taps - 1) // 2, taps // 2), mode="reflect")
     matrix = np.zeros((-(-size // stride), size))
@@ -90,8 +90,8 @@ def _blur_matrix(size: int, taps: int, stride: int) -> np.ndarray:
 def dropout(x: jax.Array, keys: jax.Array, rate: float, salt: int) -> jax.Array:
     """Zero each value with probability `rate` and divide the others by 1 - rate.
 
-    The mask of example i is drawn from keys[i] and `salt` alone, so it does not depend on the rest
-    of the batch, nor on how the batch is spread over devices.
+    The mask of example i is drawn from keys[i] and `salt` alone. So it does not depend on the rest
+    of the batch or on how the batch is spread over devices.
     """
 
     def mask(key: jax.Array) -> jax.Array:
@@ -111,22 +111,25 @@ class Forms(NamedTuple):
     tanh: Callable[[jax.Array], jax.Array]
 
 
-_counted: ContextVar[bool] = ContextVar("counted", default=False)
+PLAIN = Forms(convolve, max_pool, avg_pool, jnp.matmul, local_response_norm, jnp.tanh)
+_plain: ContextVar[bool] = ContextVar("plain", default=False)
 
 
 @contextlib.contextmanager
 def plain_forms() -> Iterator[None]:
-    """Inside, networks are traced with the plain forms: to count work, and not to run fast."""
-    token = _counted.set(True)
+    """Trace networks with the plain forms inside: to count their work or to compile them sooner."""
+    token = _plain.set(True)
     try:
         yield
     finally:
-        _counted.reset(token)
+        _plain.reset(token)
 
 
 def forms(backend: str | None = None) -> Forms:
     """The fast forms for a backend ("cpu", "gpu", ...), by default the one JAX is running on."""
-    backend = "counted" if _counted.get() else backend or jax.default_backend()
+    backend = backend or jax.default_backend()
+    if _plain.get():
+        return PLAIN
     if backend == "cpu":
         return Forms(
             convolve_on_cpu,
@@ -138,10 +141,10 @@ def forms(backend: str | None = None) -> Forms:
         )
     if backend == "gpu":
         # The gradient of the plain maximum selects and scatters, which XLA also refuses to compile
-        # for GPUs when it is told to be deterministic (openxla/xla, determinism.md).
+        # for GPUs if it must be deterministic (openxla/xla, determinism.md).
         pools = (fast.max_pool, fast.avg_pool)
         return Forms(convolve_on_gpu, *pools, jnp.matmul, local_response_norm, jnp.tanh)
-    return Forms(convolve, max_pool, avg_pool, jnp.matmul, local_response_norm, jnp.tanh)
+    return PLAIN
 
 
 def tanh(x: jax.Array) -> jax.Array:

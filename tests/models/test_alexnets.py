@@ -1,5 +1,6 @@
 """The AlexNets' options: what the paper compares, what Caffe, cuda-convnet2 and torchvision do."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -10,61 +11,60 @@ import pytest
 from scipy import ndimage
 
 from cnn_jax.models import AlexNet2012, AlexNet2014, count_parameters, layers, narrowed
+from cnn_jax.models.alexnet2012 import (
+    CaffeAlexNet,
+    CaffeNet,
+    CudaConvnet2,
+    norm_pool_relu,
+    relu_norm_pool,
+    relu_pool,
+    relu_pool_norm,
+)
 from cnn_jax.models.alexnet2019 import AlexNet2019
+from cnn_jax.ops.operators import plain_forms
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 KEY = jax.random.key(0)
-PAPER, CAFFENET = "relu norm pool", "relu pool norm"
-CUDA_CONVNET2 = ("norm pool relu", PAPER)
-normal = nn.initializers.normal
 
 # Small enough to compute, every layer in use.
 SMALL: dict[str, Any] = {"classes": 10, "maps": (4, 6, 8, 6, 4), "units": (12, 10)}
 
-# 64, 192, 384, 256, 256 maps without groups: torchvision's parameters and shapes.
-AS_CUDA_CONVNET2 = AlexNet2012(
-    maps=AlexNet2014.maps,
-    groups=1,
-    norm_alpha=1e-4 / 5,
-    orders=CUDA_CONVNET2,
-    kernel_inits=tuple((name, normal(0.03)) for name in ("conv3", "conv4", "conv5")),
-    fc8_bias=-7.0,
-)
-AS_CAFFE = AlexNet2012(
-    norm_k=1.0,
-    norm_alpha=1e-4 / 5,
-    kernel_inits=(("fc6", normal(0.005)), ("fc7", normal(0.005))),
-    hidden_bias=0.1,
-)
-
 
 def outputs_of(model: Any, variables: Any, *inputs: Any) -> dict[str, jax.Array]:
-    """What every layer hands on, by name."""
+    """The output of every layer, by name."""
     _, state = model.apply(variables, *inputs, capture_intermediates=True)
-    found = state["intermediates"]
-    return {name: layer["__call__"][0] for name, layer in found.items() if name != "__call__"}
+    intermediates = state["intermediates"]
+    return {
+        name: layer["__call__"][0] for name, layer in intermediates.items() if name != "__call__"
+    }
 
 
 def shapes_of(model: Any, size: int) -> tuple[Any, dict[str, tuple[int, ...]]]:
     """Parameters' and outputs' shapes, without computing anything."""
-    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    variables = jax.eval_shape(model.init, KEY, images)
-    outputs = jax.eval_shape(lambda v, x: outputs_of(model, v, x), variables, images)
-    return variables["params"], {name: y.shape[1:] for name, y in outputs.items()}
 
-
-def computed(model: Any, size: int = 67) -> tuple[Any, dict[str, np.ndarray]]:
-    """Parameters and outputs of a small network, of images large enough for the norm to matter."""
-    images = 100 * np.random.default_rng(1).standard_normal((2, size, size, 3), np.float32)
-
-    @jax.jit
-    def compute() -> tuple[Any, dict[str, jax.Array]]:
+    def trace(images: jax.Array) -> Any:
         variables = model.init(KEY, images)
         return variables["params"], outputs_of(model, variables, images)
 
-    params, outputs = compute()
-    return params, {name: np.asarray(y, np.float64) for name, y in outputs.items()}
+    with plain_forms():  # traced sooner
+        params, outputs = jax.eval_shape(trace, jnp.zeros((1, size, size, 3)))
+    return params, {name: y.shape[1:] for name, y in outputs.items()}
+
+
+def initializers_of(model: Any) -> dict[str, tuple[Any, Any]]:
+    """The initializers of every layer's kernel and bias, by name, without computing anything."""
+    initializers: dict[str, tuple[Any, Any]] = {}
+
+    def record(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
+        if isinstance(context.module, layers.Conv | layers.Dense):
+            layer: Any = context.module
+            initializers[layer.name] = layer.kernel_init, layer.bias_init
+        return call(*arguments, **keywords)
+
+    with nn.intercept_methods(record), plain_forms():
+        jax.eval_shape(model.init, KEY, jnp.zeros((1, 64, 64, 3)))
+    return initializers
 
 
 def relu(x: np.ndarray) -> np.ndarray:
@@ -85,7 +85,7 @@ def pool(x: np.ndarray, window: int = 3, stride: int = 2) -> np.ndarray:
 
 
 def applied(layer: nn.Module, x: Any) -> np.ndarray:
-    """Of a layer without parameters."""
+    """The output of a layer without parameters."""
     return np.asarray(layer.apply({}, jnp.asarray(x)))
 
 
@@ -112,17 +112,12 @@ def assert_close(actual: np.ndarray, expected: np.ndarray) -> None:
             17_472 + 76_928 + 221_376 + 166_080 + 110_720 + 9_439_232 + 4_196_352 + 2_049_000,
             {"fc7": (2048,)},
         ),
-        (
-            AlexNet2012(pool_window=2),
-            224,
-            60_965_224,
-            {"pool1": (27, 27, 96), "pool5": (6, 6, 256)},
-        ),
-        (AlexNet2012(conv1_padding=0), 227, 60_965_224, {"conv1": (55, 55, 96)}),
-        (AlexNet2012(conv1_padding=2), 224, 60_965_224, {"conv1": (55, 55, 96)}),
-        (AlexNet2012(conv1_padding=0), 224, None, {"conv1": (54, 54, 96)}),
-        (AS_CAFFE, 227, 60_965_224, {"norm2": (27, 27, 256)}),
-        (AS_CUDA_CONVNET2, 224, 61_100_840, {"conv1": (55, 55, 64), "norm1": (55, 55, 64)}),
+        # 56 outputs, of which windows of 3 leave one over.
+        (AlexNet2012(), 228, 60_965_224, {"conv1": (56, 56, 96), "pool1": (27, 27, 96)}),
+        (AlexNet2012(pool_window=2), 228, None, {"pool1": (28, 28, 96), "pool5": (7, 7, 256)}),
+        (CaffeAlexNet(), 227, 60_965_224, {"conv1": (55, 55, 96), "norm2": (27, 27, 256)}),
+        (CaffeNet(), 227, 60_965_224, {"norm1": (27, 27, 96), "norm2": (13, 13, 256)}),
+        (CudaConvnet2(), 224, 61_100_840, {"conv1": (55, 55, 64), "norm1": (55, 55, 64)}),
         # conv4 with 384 maps: 128 * (9 * 384 + 1) more there, 128 * 9 * 256 more in conv5.
         (
             AlexNet2014(maps=(64, 192, 384, 384, 256)),
@@ -130,7 +125,6 @@ def assert_close(actual: np.ndarray, expected: np.ndarray) -> None:
             61_100_840 + 442_496 + 294_912,
             {"conv4": (13, 13, 384)},
         ),
-        (AlexNet2014(orders=CUDA_CONVNET2), 224, 61_100_840, {"norm2": (27, 27, 192)}),
         (AlexNet2019(), 224, 61_100_840, {"conv1": (109, 109, 64), "blur_conv1": (55, 55, 64)}),
         (AlexNet2019(blur_conv1=False), 224, 61_100_840, {"conv1": (55, 55, 64)}),
     ),
@@ -148,105 +142,142 @@ def test_alexnet2019_downsamples_as_alexnet2014(taps, blur_conv1):
     model, smallest = AlexNet2019(taps=taps, blur_conv1=blur_conv1), 63 + 16 * (taps // 2)
     with pytest.raises(ValueError, match=f"at least {smallest}x{smallest} pixels"):
         shapes_of(model, smallest - 1)
-    for size in (smallest, 131):
-        params, blurred = shapes_of(model, size)
-        expected_params, expected = shapes_of(AlexNet2014(), size)
-        assert params == expected_params
-        for number in "125":
-            assert blurred[f"blur_pool{number}"] == expected[f"pool{number}"]
+    params, blurred = shapes_of(model, smallest)
+    expected_params, expected = shapes_of(AlexNet2014(), smallest)
+    assert params == expected_params
+    for number in "125":
+        assert blurred[f"blur_pool{number}"] == expected[f"pool{number}"]
 
 
-@pytest.mark.parametrize("model", (AlexNet2012, AlexNet2014))
-@pytest.mark.parametrize("order", (PAPER, CAFFENET, CUDA_CONVNET2[0], "relu pool"))
-def test_each_order_is_what_follows_conv1_and_conv2(model, order):
-    alpha = 1e-4 if model is AlexNet2012 else 1e-4 / 5
-    params, found = computed(model(**SMALL, orders=(order, order)))
-    assert ("norm1" in found) == ("norm2" in found) == ("norm" in order)
-    for number, following in ((1, "conv2"), (2, "conv3")):
-        x = found[f"conv{number}"]
-        for step in order.split():
-            x = relu(x) if step == "relu" else pool(x) if step == "pool" else norm(x, alpha=alpha)
-            if step != "relu":
-                assert_close(found[f"{step}{number}"], x)
-        # And the next layer sees the last of them.
-        kernel, bias = (
-            np.asarray(params[following][part], np.float64) for part in ("kernel", "bias")
-        )
+# A normalisation and a pooling that show in which order they and the ReLU came.
+X = np.array([-3.0, 0.25, 5.0])
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    (
+        (relu_norm_pool, 2 * (relu(X) - 1)),
+        (relu_pool_norm, 2 * relu(X) - 1),
+        (norm_pool_relu, relu(2 * (X - 1))),
+        (relu_pool, 2 * relu(X)),
+    ),
+)
+def test_each_order_is_as_its_name_says(order, expected):
+    np.testing.assert_array_equal(order(jnp.asarray(X), lambda x: x - 1, lambda x: 2 * x), expected)
+
+
+PAPER = (2.0, 5, 1e-4, 0.75)
+
+
+@pytest.mark.parametrize(
+    ("network", "orders", "constants", "window"),
+    (
+        (AlexNet2012, (relu_norm_pool, relu_norm_pool), PAPER, 3),
+        (CaffeAlexNet, (relu_norm_pool, relu_norm_pool), (1.0, 5, 1e-4 / 5, 0.75), 3),
+        (CaffeNet, (relu_pool_norm, relu_pool_norm), (1.0, 5, 1e-4 / 5, 0.75), 3),
+        (CudaConvnet2, (norm_pool_relu, relu_norm_pool), (2.0, 5, 1e-4 / 5, 0.75), 3),
+    ),
+    ids=("paper", "Caffe", "CaffeNet", "cuda-convnet2"),
+)
+def test_what_follows_conv1_and_conv2(network, orders, constants, window):
+    model = network(**SMALL)
+    assert model.orders == orders
+    calls = []
+
+    def record(x: jax.Array, norm: Any, pool: Any) -> jax.Array:
+        calls.append((norm.name, pool.name, x.shape[-1]))
+        assert (norm.k, norm.n, norm.alpha, norm.beta) == constants
+        assert (pool.window, pool.stride) == (window, 2)
+        return relu_pool(x, norm, pool)
+
+    _, outputs = shapes_of(model.clone(orders=(record, record)), 67)
+    assert calls[:2] == [("norm1", "pool1", 4), ("norm2", "pool2", 6)]
+    assert not {"norm1", "norm2"} & outputs.keys()
+
+
+def test_the_network_in_numpy_up_to_conv3():
+    """conv1 is followed by the first order, conv2 by the second, each by the layer after it."""
+    model = CudaConvnet2(**SMALL, orders=(norm_pool_relu, relu_pool_norm))
+    # Images large enough for the norm to matter.
+    images = 100 * np.random.default_rng(1).standard_normal((2, 67, 67, 3), np.float32)
+
+    @jax.jit
+    def compute() -> tuple[Any, dict[str, jax.Array]]:
+        variables = model.init(KEY, images)
+        outputs = outputs_of(model, variables, images)
+        first = ("conv1", "norm1", "pool1", "conv2", "pool2", "norm2", "conv3")
+        return variables["params"], {name: outputs[name] for name in first}
+
+    with plain_forms():
+        params, outputs = compute()
+    outputs = {name: np.asarray(y, np.float64) for name, y in outputs.items()}
+    alpha = 1e-4 / 5
+    assert_close(outputs["norm1"], norm(outputs["conv1"], alpha=alpha))
+    assert_close(outputs["pool1"], pool(outputs["norm1"]))
+    assert_close(outputs["pool2"], pool(relu(outputs["conv2"])))
+    assert_close(outputs["norm2"], norm(outputs["pool2"], alpha=alpha))
+    for name, x in (("conv2", relu(outputs["pool1"])), ("conv3", outputs["norm2"])):
+        kernel, bias = (np.asarray(params[name][part], np.float64) for part in ("kernel", "bias"))
         centre, half = x.shape[1] // 2, kernel.shape[0] // 2
-        around = slice(centre - half, centre + half + 1)
-        groups = np.split(x[:, around, around], x.shape[-1] // kernel.shape[2], axis=-1)
-        outputs = [
-            np.einsum("bhwc,hwcd->bd", part, weights)
-            for part, weights in zip(groups, np.split(kernel, len(groups), -1), strict=True)
-        ]
-        assert_close(found[following][:, centre, centre], np.concatenate(outputs, -1) + bias)
+        window = slice(centre - half, centre + half + 1)
+        sums = np.einsum("bhwc,hwcd->bd", x[:, window, window], kernel)
+        assert_close(outputs[name][:, centre, centre], sums + bias)
 
 
-def test_dividing_the_sum_is_a_smaller_alpha():
-    _, found = computed(AlexNet2012(**SMALL, norm_k=1.0, norm_alpha=1e-4 / 5))
-    x = relu(found["conv1"])
-    neighbours = [x[..., max(0, i - 2) : i + 3] for i in range(x.shape[-1])]
-    divided = np.stack([np.sum(part**2, -1) / 5 for part in neighbours], -1)
-    assert_close(found["norm1"], x / (1 + 1e-4 * divided) ** 0.75)
-
-
-def test_an_order_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="order must be one of .*, got 'pool relu'"):
-        shapes_of(AlexNet2012(orders=("pool relu", PAPER)), 64)  # pyright: ignore[reportArgumentType]
-
-
-def test_pooling_without_overlap():
-    _, found = computed(AlexNet2012(**SMALL, pool_window=2))
-    assert_close(found["pool1"], pool(found["norm1"], window=2))
-    assert_close(found["pool5"], pool(relu(found["conv5"]), window=2))
+HIDDEN = ("conv2", "conv4", "conv5", "fc6", "fc7")
 
 
 @pytest.mark.parametrize(
     ("model", "stds", "biases"),
     (
-        (AlexNet2012(), {}, {}),
+        (AlexNet2012(), {}, dict.fromkeys(HIDDEN, 1.0)),
+        (CaffeAlexNet(), {"fc6": 0.005, "fc7": 0.005}, dict.fromkeys(HIDDEN, 0.1)),
+        (CaffeNet(), {"fc6": 0.005, "fc7": 0.005}, dict.fromkeys(HIDDEN, 1.0)),
         (
-            AS_CAFFE,
-            {"fc6": 0.005, "fc7": 0.005},
-            dict.fromkeys(("conv2", "conv4", "conv5", "fc6", "fc7"), 0.1),
-        ),
-        (
-            AS_CUDA_CONVNET2,
+            CudaConvnet2(),
             {"conv3": 0.03, "conv4": 0.03, "conv5": 0.03},
-            {"fc8": -7.0},
+            dict.fromkeys(HIDDEN, 1.0) | {"fc8": -7.0},
         ),
     ),
-    ids=("paper", "Caffe", "cuda-convnet2"),
+    ids=("paper", "Caffe", "CaffeNet", "cuda-convnet2"),
 )
 def test_every_layer_starts_as_it_should(model, stds, biases):
-    small = model.clone(maps=(32, 32, 32, 32, 32), units=(128, 128), classes=100)
-    params = jax.jit(small.init)(KEY, jnp.zeros((1, 64, 64, 3)))["params"]
-    ones = dict.fromkeys(("conv2", "conv4", "conv5", "fc6", "fc7"), 1.0)
-    assert stds.keys() | biases.keys() <= params.keys()
-    for layer, parameters in params.items():
-        # At least 4,096 weights: 0.05 is 4.5 standard errors.
-        assert abs(np.std(parameters["kernel"]) / stds.get(layer, 0.01) - 1) < 0.05
-        expected = (ones | biases).get(layer, 0.0)
-        np.testing.assert_array_equal(parameters["bias"], np.float32(expected))
+    initializers = initializers_of(model)
+    assert list(initializers) == [*(f"conv{n}" for n in range(1, 6)), "fc6", "fc7", "fc8"]
+    for name, (kernel_init, bias_init) in initializers.items():
+        # 16,384 weights: 0.03 is 5 standard errors.
+        std = np.std(kernel_init(KEY, (128, 128), jnp.float32))
+        assert abs(std / stds.get(name, 0.01) - 1) < 0.03
+        bias = np.float32(biases.get(name, 0.0))
+        np.testing.assert_array_equal(bias_init(KEY, (3,), jnp.float32), bias)
 
 
-@pytest.mark.parametrize("dropout_first", (True, False))
-def test_dropout_comes_before_or_after_fc6_and_fc7(dropout_first):
-    model = AlexNet2014(**SMALL, dropout_first=dropout_first)
+def test_alexnet2014_starts_as_in_torchvision():
+    params, _ = shapes_of(AlexNet2014(), 64)
+    for name, initializers in initializers_of(AlexNet2014()).items():
+        limit = np.prod(params[name]["kernel"].shape[:-1]) ** -0.5
+        for init in initializers:
+            values = init(KEY, (128, 128), jnp.float32)
+            assert 0.99 * limit < np.abs(values).max() <= limit * (1 + 1e-6)
+            # The standard deviation of a uniform distribution.
+            assert abs(np.std(values) / (limit / 3**0.5) - 1) < 0.02
 
-    @jax.jit
-    def train() -> dict[str, jax.Array]:
-        images, keys = jnp.ones((8, 63, 63, 3)), jax.random.split(KEY, 8)
-        return outputs_of(model, model.init(KEY, images), images, True, keys)
 
-    found = {name: np.asarray(y) for name, y in train().items()}
-    for drop, seen in zip(
-        ("drop6", "drop7"), ("pool5", "fc6") if dropout_first else ("fc6", "fc7"), strict=True
-    ):
-        whole = relu(found[seen]).reshape(8, -1)
-        assert found[drop].shape == whole.shape
-        factors = found[drop][whole > 0] / whole[whole > 0]
-        assert set(np.round(factors, 5)) == {0.0, 2.0}
+@pytest.mark.parametrize("network", (partial(AlexNet2012, hidden_bias=0.0), AlexNet2014))
+def test_alexnets_take_another_initialisation(network):
+    init = nn.initializers.he_normal()
+    for kernel_init, bias_init in initializers_of(network(kernel_init=init)).values():
+        assert kernel_init is init
+        assert not bias_init(KEY, (3,), jnp.float32).any()
+
+
+@pytest.mark.parametrize("network", (AlexNet2012, AlexNet2014, AlexNet2019))
+def test_dropout_comes_after_fc6_and_fc7_or_before(network):
+    """In 2012 after, in torchvision before: of 12 and 10 units, or of pool5's maps and 12 units."""
+    _, outputs = shapes_of(network(**SMALL), 127)
+    after = network is AlexNet2012
+    assert outputs["drop6"] == ((12,) if after else (3 * 3 * 4,))
+    assert outputs["drop7"] == ((10,) if after else (12,))
 
 
 def blurred(x: np.ndarray, taps: int, stride: int) -> np.ndarray:
@@ -321,7 +352,8 @@ def test_alexnet2019_changes_less_than_alexnet2014_under_a_shift_of_one_pixel():
         def features() -> jax.Array:
             return outputs_of(model, model.init(KEY, shifted), shifted)[layer]
 
-        return change(*np.split(np.asarray(features()), 2))
+        with plain_forms():
+            return change(*np.split(np.asarray(features()), 2))
 
     # With the same parameters: both networks draw them by the names of the layers.
     sharp = change_of(AlexNet2014(**SMALL), "pool2")

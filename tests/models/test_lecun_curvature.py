@@ -14,6 +14,7 @@ from cnn_jax.models import LeNet5_1998
 from cnn_jax.models.layers import Conv
 from cnn_jax.models.lecun_curvature import diagonal_curvature
 from cnn_jax.models.lecun_layers import EuclideanRBF, Subsample, TableConv, scaled_tanh
+from cnn_jax.ops.operators import plain_forms
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -39,19 +40,31 @@ class Net(nn.Module):
 
 def example(model: nn.Module, size: int) -> tuple[Any, jax.Array]:
     images = jnp.asarray(RANDOM.standard_normal((4, size, size, 1)), jnp.float32)
-    params = model.init(jax.random.key(0), images)["params"]
-    random = iter(jax.random.split(jax.random.key(1), 20))
-    return jax.tree.map(lambda p: jax.random.normal(next(random), p.shape) / 2, params), images
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    params = jax.tree.map(
+        lambda p: jnp.asarray(RANDOM.standard_normal(p.shape) / 2, p.dtype), shapes
+    )
+    return params, images
 
 
-def hessian_diagonal(model: nn.Module, params: Any, images: jax.Array, loss: Any) -> Any:
-    """Of one layer's parameters at a time, by brute force."""
+def curvature_of(model: nn.Module, params: Any, images: jax.Array, labels: Any, loss: Any) -> Any:
+    """`diagonal_curvature`, compiled."""
+    with plain_forms():
+        return jax.jit(lambda p: diagonal_curvature(model, p, images, labels, loss))(params)
 
-    def mean_loss(flat: jax.Array, rebuild: Any) -> jax.Array:
-        return loss(model.apply({"params": rebuild(flat)}, images), LABELS).mean()
 
-    flat, rebuild = ravel_pytree(params)
-    return rebuild(jnp.diagonal(jax.hessian(mean_loss)(flat, rebuild)))
+def hessian_diagonal(
+    model: nn.Module, params: Any, images: jax.Array, loss: Any, layer: str
+) -> Any:
+    """The diagonal of the mean loss's Hessian by one layer's parameters, by brute force."""
+    flat, rebuild = ravel_pytree(params[layer])
+
+    def mean_loss(flat: jax.Array) -> jax.Array:
+        variables = {"params": params | {layer: rebuild(flat)}}
+        return loss(model.apply(variables, images), LABELS).mean()
+
+    with plain_forms():
+        return rebuild(jnp.diagonal(jax.jit(jax.hessian(mean_loss))(flat)))
 
 
 @pytest.mark.parametrize(
@@ -63,17 +76,17 @@ def test_the_last_layer_has_its_hessian_where_the_activation_is_linear(loss, hea
     """Nothing is left out there: no activation, and every weight has one connection per example."""
     model = Net(squash=lambda x: x, head=head)
     params, images = example(model, 6)
-    found = diagonal_curvature(model, params, images, LABELS, loss)["F4"]
-    expected = hessian_diagonal(model, params, images, loss)["F4"]
+    curvature = curvature_of(model, params, images, LABELS, loss)["F4"]
+    expected = hessian_diagonal(model, params, images, loss, "F4")
     for name in ("kernel", "bias"):
-        np.testing.assert_allclose(found[name], expected[name], rtol=2e-4, atol=1e-5)
+        np.testing.assert_allclose(curvature[name], expected[name], rtol=2e-4, atol=1e-5)
 
 
 def test_it_is_the_papers_recursion():
     """Appendix C, written out in loops for one example: squares of weights, inputs and slopes."""
     model, loss = Net(), discriminative_map(0.5)
     params, images = example(model, 6)
-    found = diagonal_curvature(model, params, images, LABELS, loss)
+    curvature = curvature_of(model, params, images, LABELS, loss)
     totals: Any = jax.tree.map(np.zeros_like, params)
     for image, label in zip(np.asarray(images, np.float64), LABELS, strict=True):
         for layer, values in by_hand(params, image, int(label)).items():
@@ -81,11 +94,19 @@ def test_it_is_the_papers_recursion():
                 totals[layer][name] += value / len(images)
     for layer in ("C1", "S2", "C3", "F4"):
         for name, value in totals[layer].items():
-            np.testing.assert_allclose(found[layer][name], value, rtol=1e-3, atol=1e-7)
+            np.testing.assert_allclose(curvature[layer][name], value, rtol=1e-3, atol=1e-7)
 
 
 def slope(a: np.ndarray) -> np.ndarray:
     return 1.7159 * 2 / 3 / np.cosh(2 * a / 3) ** 2
+
+
+@jax.jit
+@jax.hessian
+def cost_hessian(z: jax.Array, label: int) -> jax.Array:
+    """Of `discriminative_map(0.5)` behind the last layer."""
+    logits = -jnp.square(z - jnp.asarray(CENTRES)).sum(-1)
+    return jnp.logaddexp(jax.nn.logsumexp(logits), -0.5) - logits[label]
 
 
 def by_hand(params: Any, image: np.ndarray, label: int) -> dict[str, dict[str, np.ndarray]]:
@@ -112,39 +133,36 @@ def by_hand(params: Any, image: np.ndarray, label: int) -> dict[str, dict[str, n
     z4 = squash(a4)
 
     with jax.enable_x64(True):
-        centres = jnp.asarray(CENTRES)
-
-        def cost(z: jax.Array) -> jax.Array:
-            logits = -jnp.square(z - centres).sum(-1)
-            return jnp.logaddexp(jax.nn.logsumexp(logits), -0.5) - logits[label]
-
-        h = np.diagonal(jax.hessian(cost)(jnp.asarray(z4)))
-    found: dict[str, dict[str, np.ndarray]] = {}
+        h = np.diagonal(cost_hessian(jnp.asarray(z4), label))
+    curvature: dict[str, dict[str, np.ndarray]] = {}
     h = h * slope(a4) ** 2
-    found["F4"] = {"kernel": np.outer(z3**2, h), "bias": h}
+    curvature["F4"] = {"kernel": np.outer(z3**2, h), "bias": h}
     h = p["F4"]["kernel"] ** 2 @ h * slope(a3) ** 2
     kernel, back = np.zeros((2, 2, len(pairs))), np.zeros((2, 2, 2))
     for n, (i, j) in enumerate(pairs):
         kernel[:, :, n] = z2[:, :, i] ** 2 * h[j]
         back[:, :, i] += p["C3"]["kernel"][:, :, n] ** 2 * h[j]
-    found["C3"] = {"kernel": kernel, "bias": h}
+    curvature["C3"] = {"kernel": kernel, "bias": h}
     h = back * slope(a2) ** 2
     squares = (z1**2).reshape(2, 2, 2, 2, 2).sum((1, 3))
-    found["S2"] = {"coefficient": (h * squares).sum((0, 1)), "bias": h.sum((0, 1))}
+    curvature["S2"] = {"coefficient": (h * squares).sum((0, 1)), "bias": h.sum((0, 1))}
     h = (h * p["S2"]["coefficient"] ** 2).repeat(2, 0).repeat(2, 1) * slope(a1) ** 2
     kernel = np.zeros((3, 3, 1, 2))
     for y, x, v, w in np.ndindex(4, 4, 3, 3):
         kernel[v, w, 0] += image[y + v, x + w, 0] ** 2 * h[y, x]
-    found["C1"] = {"kernel": kernel, "bias": h.sum((0, 1))}
-    return found
+    curvature["C1"] = {"kernel": kernel, "bias": h.sum((0, 1))}
+    return curvature
 
 
 def test_lenet5_has_a_curvature_for_every_parameter():
     model = LeNet5_1998()
     images = jnp.asarray(RANDOM.standard_normal((3, 32, 32, 1)), jnp.float32)
-    params = jax.jit(model.init)(jax.random.key(0), images)["params"]
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    params = jax.tree.map(
+        lambda p: jnp.asarray(RANDOM.standard_normal(p.shape) / 9, p.dtype), shapes
+    )
     loss = discriminative_map(0.1)
     labels = jnp.asarray([3, 1, 4])
-    h = jax.jit(lambda p: diagonal_curvature(model, p, images, labels, loss))(params)
+    h = curvature_of(model, params, images, labels, loss)
     assert jax.tree.map(jnp.shape, h) == jax.tree.map(jnp.shape, params)
     assert all((leaf > 0).all() for leaf in jax.tree.leaves(h))

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,6 +13,8 @@ import pytest
 
 from cnn_jax.models import layers
 from cnn_jax.ops import operators, winograd
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 BACKENDS = ("cpu", "gpu", "tpu")
 FAST = {backend: operators.forms(backend) for backend in BACKENDS[:2]}
@@ -33,10 +36,19 @@ CONVOLUTIONS = {
     "two groups": ((9, 9), (5, 5, 17, 6), (1, 1), ((2, 2), (2, 2)), 2),
     "three small groups": ((8, 6), (3, 3, 2, 9), (1, 1), ((1, 1), (1, 1)), 3),
     "AlexNet conv2": ((7, 9), (5, 5, 48, 50), (1, 1), ((2, 2), (2, 2)), 1),
-    "AlexNet conv4": ((7, 8), (3, 3, 49, 96), (1, 1), ((1, 1), (1, 1)), 2),
-    "many maps, padded on one side": ((8, 8), (3, 3, 48, 48), (1, 1), ((0, 3), (1, 0)), 1),
+    "AlexNet conv3": ((7, 8), (3, 3, 48, 49), (1, 1), ((0, 3), (1, 1)), 1),
 }
-WINOGRAD = [*CONVOLUTIONS][-3:]
+WINOGRAD = [*CONVOLUTIONS][-2:]
+# The others are, on a GPU, XLA's own convolution.
+ON_GPU = {
+    "LeNet-5 C1",
+    "colour, rectangular",
+    "prime number of columns",
+    "few maps, strided",
+    "AlexNet conv1",
+    "a remainder that no window sees",
+    "three small groups",
+}
 
 
 def normal(seed: int, shape: tuple[int, ...]) -> jax.Array:
@@ -50,9 +62,18 @@ def convolution(name: str, batch: int) -> tuple[jax.Array, jax.Array, tuple]:
     return x, normal(1, kernel_shape), (strides, pads, groups)
 
 
-def convolve(form: operators.Forms, x: jax.Array, kernel: jax.Array, geometry: tuple) -> jax.Array:
-    """Compiled as a whole: operator by operator takes ten times as long."""
-    return jax.jit(lambda x, kernel: form.convolve(x, kernel, *geometry))(x, kernel)
+@cache
+def convolved(name: str, backend: str) -> tuple[jax.Array, ...]:
+    """The convolution of that name, and the gradients of a sum of its squares, compiled as one."""
+    x, kernel, geometry = convolution(name, batch=3)
+
+    @jax.jit
+    def compute(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, ...]:
+        convolve = operators.forms(backend).convolve
+        y, backward = jax.vjp(lambda x, kernel: convolve(x, kernel, *geometry), x, kernel)
+        return y, *backward(2 * y)
+
+    return compute(x, kernel)
 
 
 def slow_convolve(x, kernel, strides, pads, groups) -> np.ndarray:
@@ -97,7 +118,7 @@ def assert_close(actual, expected, tolerance: float = 2e-6) -> None:
 
 
 def gradients(function: Callable, *arrays: jax.Array) -> tuple:
-    """Of a sum of squares, so that every output has a gradient of its own."""
+    """The gradients of a sum of squares, so that every output has a gradient of its own."""
 
     def loss(*arrays):
         return jnp.sum(jnp.square(function(*arrays)))
@@ -105,25 +126,28 @@ def gradients(function: Callable, *arrays: jax.Array) -> tuple:
     return jax.jit(jax.grad(loss, argnums=tuple(range(len(arrays)))))(*arrays)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_convolve_is_the_slow_convolution(name, backend):
-    x, kernel, geometry = convolution(name, batch=2)
-    y = convolve(operators.forms(backend), x, kernel, geometry)
-    tolerance = 1e-5 if name in WINOGRAD and len(kernel) == 5 else 2e-6
-    assert_close(y, slow_convolve(x, kernel, *geometry), tolerance)
-
-
-@pytest.mark.parametrize("fast", FAST)
-@pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_convolve_has_the_same_gradients_in_all_forms(name, fast):
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [(name, backend) for name in CONVOLUTIONS for backend in BACKENDS
+     if backend != "gpu" or name in ON_GPU],
+)  # fmt: skip
+def test_convolve_is_the_slow_convolution_and_has_its_gradients(name, backend):
     x, kernel, geometry = convolution(name, batch=3)
-    ours = gradients(lambda x, kernel: FAST[fast].convolve(x, kernel, *geometry), x, kernel)
-    plain = gradients(lambda x, kernel: PLAIN.convolve(x, kernel, *geometry), x, kernel)
+    y, *grads = convolved(name, backend)
     # The transforms of 5 x 5 taps lose a digit: see `convolve_winograd`.
-    tolerance = 2e-5 if name in WINOGRAD and len(kernel) == 5 else 2e-6
-    for one, other in zip(ours, plain, strict=True):
-        assert_close(one, other, tolerance)
+    loses = backend == "cpu" and name == "AlexNet conv2"
+    assert_close(y, slow_convolve(x, kernel, *geometry), 1e-5 if loses else 2e-6)
+    for grad, plain in zip(grads, convolved(name, "tpu")[1:], strict=True):
+        assert_close(grad, plain, 2e-5 if loses else 2e-6)
+
+
+def test_other_convolutions_are_xlas_own_on_a_gpu():
+    for name in CONVOLUTIONS.keys() - ON_GPU:
+        x, kernel, geometry = convolution(name, batch=1)
+        jaxpr = str(jax.make_jaxpr(lambda x, k, g=geometry: GPU.convolve(x, k, *g))(x, kernel))
+        bands = "dot_general" in jaxpr
+        assert bands == (max(kernel.shape[2:]) <= 16)
+        assert ("conv_general_dilated" in jaxpr) != bands
 
 
 @pytest.mark.parametrize(("tile", "taps"), ((2, 3), (3, 5), (3, 3), (2, 2), (4, 3), (1, 5)))
@@ -154,31 +178,30 @@ def test_many_maps_become_products_of_winograd_unless_they_are_small(name):
     assert "conv_general_dilated" in traced(jnp.float32, pixels=5)
 
 
-def test_winograd_of_kernels_that_are_not_square():
-    x, kernel, pads = normal(0, (2, 7, 8, 3)), normal(1, (2, 4, 3, 5)), ((1, 0), (2, 1))
-    fast = partial(winograd.convolve_winograd, pads=pads, tile=3)
-    plain = partial(operators.convolve, strides=(1, 1), pads=pads, groups=1)
-    assert_close(jax.jit(fast)(x, kernel), plain(x, kernel), 1e-5)
-    for one, other in zip(gradients(fast, x, kernel), gradients(plain, x, kernel), strict=True):
-        assert_close(one, other, 1e-5)
-
-
 @pytest.mark.parametrize("batch", (1, 7, 32))
-@pytest.mark.parametrize("name", ("LeNet-5 C3", "many maps", "two groups", "AlexNet conv4"))
-def test_convolve_takes_any_batch_size(name, batch):
-    x, kernel, geometry = convolution(name, batch)
-    assert_close(convolve(CPU, x, kernel, geometry), convolve(PLAIN, x, kernel, geometry))
+def test_convolve_takes_any_batch_size(batch):
+    x, kernel, geometry = convolution("many maps", batch)
+    cpu, plain = (
+        jax.jit(lambda x, k, form=form: form.convolve(x, k, *geometry))(x, kernel)
+        for form in (CPU, PLAIN)
+    )
+    assert_close(cpu, plain)
 
 
-@pytest.mark.parametrize("name", ("LeNet-5 C3", "AlexNet conv1", "AlexNet conv4"))
+@pytest.mark.parametrize("name", ("AlexNet conv1", "AlexNet conv3"))
 def test_convolve_in_a_scan_is_the_loop(name):
     x, kernel, geometry = convolution(name, batch=2)
 
     def descend(kernel):
-        return kernel - 1e-4 * gradients(lambda k: CPU.convolve(x, k, *geometry), kernel)[0]
+        return kernel - 1e-4 * jax.grad(
+            lambda k: jnp.sum(jnp.square(CPU.convolve(x, k, *geometry)))
+        )(kernel)
 
-    looped = descend(descend(kernel))
-    scanned, _ = jax.lax.scan(lambda k, _: (descend(k), None), kernel, length=2)
+    step = jax.jit(descend)
+    looped = step(step(kernel))
+    scanned, _ = jax.jit(lambda k: jax.lax.scan(lambda k, _: (descend(k), None), k, length=2))(
+        kernel
+    )
     assert_close(scanned, looped)
 
 
@@ -209,7 +232,8 @@ def test_the_gradient_of_a_kernel_is_summed_over_parts(images, size, parts):
     # A batch of 32 or 48 is convolved in 8 chunks, forwards and, `parts` times each, backwards.
     convolutions = str(jax.make_jaxpr(grads(CPU))(kernel)).count("conv_general_dilated[")
     assert convolutions == 8 * (1 + parts + 1)  # and one for the input, which XLA drops
-    assert_close(jax.jit(grads(CPU))(kernel), jax.jit(grads(PLAIN))(kernel))
+    if parts == 3:  # one case is enough to compile
+        assert_close(jax.jit(grads(CPU))(kernel), jax.jit(grads(PLAIN))(kernel))
 
 
 @pytest.mark.parametrize("fast", FAST)
@@ -364,7 +388,8 @@ def test_forms_keep_bfloat16(backend):
     for coarse, fine in zip(every_form(half, half_kernel), every_form(x, kernel), strict=True):
         assert coarse.dtype == jnp.bfloat16
         assert_close(coarse, fine, tolerance=1e-2)
-    grads = gradients(lambda x, k: forms.convolve(x, k, *geometry), half, half_kernel)
+    loss = jax.grad(lambda x, k: forms.convolve(x, k, *geometry).sum(), argnums=(0, 1))
+    grads = jax.eval_shape(loss, half, half_kernel)
     assert [grad.dtype for grad in grads] == [jnp.bfloat16] * 2
 
 
@@ -421,9 +446,14 @@ class TwoDropouts(nn.Module):
         return [layers.Dropout(self.rate, name=name)(x, keys) for name in ("drop6", "drop7")]
 
 
+@partial(jax.jit, static_argnums=0)
+def two_dropouts(rate: float, x: jax.Array, keys: jax.Array) -> Any:
+    return TwoDropouts(rate).apply({}, x, keys)
+
+
 def test_dropout_zeroes_at_its_rate_and_scales_the_rest():
     x = jnp.full((64, 10, 50), 3.0)
-    y, _ = TwoDropouts(0.25).apply({}, x, jax.random.split(jax.random.key(0), 64))
+    y, _ = two_dropouts(0.25, x, jax.random.split(jax.random.key(0), 64))
     np.testing.assert_allclose(np.unique(y), [0.0, 4.0])
     # 32,000 draws: a standard deviation of 0.0024.
     assert abs(np.mean(y == 0) - 0.25) < 0.01
@@ -431,16 +461,15 @@ def test_dropout_zeroes_at_its_rate_and_scales_the_rest():
 
 def test_dropout_masks_depend_on_the_key_of_the_example_only():
     keys, x = jax.random.split(jax.random.key(0), 8), jnp.ones((8, 40))
-    drop = TwoDropouts(0.5)
-    whole, _ = drop.apply({}, x, keys)
-    part, _ = drop.apply({}, x[2:5], keys[2:5])
+    whole, _ = two_dropouts(0.5, x, keys)
+    part, _ = two_dropouts(0.5, x[2:5], keys[2:5])
     np.testing.assert_array_equal(part, whole[2:5])
     assert len({tuple(row) for row in np.asarray(whole)}) == 8
 
 
 def test_dropouts_of_different_names_draw_different_masks():
     keys = jax.random.split(jax.random.key(0), 4)
-    first, second = (np.asarray(y) for y in TwoDropouts(0.5).apply({}, jnp.ones((4, 40)), keys))
+    first, second = (np.asarray(y) for y in two_dropouts(0.5, jnp.ones((4, 40)), keys))
     assert not np.array_equal(first, second)
 
 
@@ -460,10 +489,10 @@ def test_dropout_refuses_impossible_rates(rate):
 
 def test_nothing_selects_and_scatters_on_a_gpu() -> None:
     """XLA for GPUs does not compile a select-and-scatter when it must be deterministic."""
-    for form, found in ((GPU, False), (PLAIN, True)):
+    for form, scatters in ((GPU, False), (PLAIN, True)):
         gradient = jax.jit(jax.grad(lambda x, form=form: form.max_pool(x, 3, 2).sum()))
         program = gradient.lower(jnp.zeros((2, 13, 13, 4))).as_text()
-        assert ("select_and_scatter" in program) == found
+        assert ("select_and_scatter" in program) == scatters
 
 
 def test_conv1_of_alexnet_is_folded_on_a_gpu() -> None:

@@ -137,12 +137,10 @@ def measure_colours(dataset: Dataset) -> Colours:
 
 
 def _measure(dataset: Dataset) -> Colours:
-    source = dataset.open("train")
-    count, channels = min(len(source), statistics.EXAMPLES), dataset.image_shape[-1]
-    total, products, pixels = np.zeros(channels), np.zeros((channels, channels)), 0
-    for start in range(0, count, 64):
-        images = source.read(np.arange(start, min(start + 64, count)))["image"]
-        values = images.reshape(-1, channels).astype(np.float64)
+    channels, pixels = dataset.image_shape[-1], 0
+    total, products = np.zeros(channels), np.zeros((channels, channels))
+    for batch in dataset.open("train").chunks(64, limit=statistics.EXAMPLES):
+        values = batch["image"].reshape(-1, channels).astype(np.float64)
         # Whole numbers, below 2^53 for 60,000 images of up to 1,500 x 1,500: nothing is rounded.
         total += values.sum(axis=0)
         products += values.T @ values

@@ -2,17 +2,18 @@
 
 import bisect
 import itertools
+import json
 import math
 import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from cnn_jax.data import cache, statistics
+from cnn_jax.data import cache, resident, statistics
 from cnn_jax.data.datasets import Batch, Dataset, Fetch, Source
 from cnn_jax.errors import UserError
 
@@ -124,6 +125,58 @@ def prepare_command(name: str, data_dir: str | os.PathLike | None) -> str:
         + (f" --manual-dir DIR_WITH_{needed}" if needed else "")
         + (f" --data-dir {data_dir}" if data_dir else "")
     )
+
+
+class Listing(NamedTuple):
+    """One line of `data list`."""
+
+    name: str
+    version: str  # "" if it is not prepared
+    splits: str  # examples in each, in words
+
+
+def list_datasets(data_dir: str | os.PathLike | None = None) -> list[Listing]:
+    """The newest version of every dataset prepared in `data_dir`, then what is not but can be."""
+    root = data_root(data_dir)
+    infos = [*root.glob("*/*/dataset_info.json"), *root.glob("*/*/*/dataset_info.json")]
+    names = sorted({info.parent.parent.relative_to(root).as_posix() for info in infos})
+    found = {name: folder for name in names if (folder := find(name, root))}
+    listings = [Listing(name, folder.name, _splits(folder)) for name, folder in found.items()]
+    able: dict[str, str] = dict.fromkeys((*FILES, "folder/NAME"), "not prepared")
+    able[EMBEDDED] = "prepares itself"
+    return listings + [Listing(name, "", text) for name, text in able.items() if name not in found]
+
+
+def describe(name: str, data_dir: str | os.PathLike | None = None) -> dict[str, Any]:
+    """All that is known of a prepared dataset, ready to print or to write as JSON.
+
+    Images that vary in size are described as `load_dataset` with size 256 delivers them. Raises
+    UserError if it is not prepared.
+    """
+    dataset = read_dataset(name, data_dir, size_if_varying=PHOTOGRAPH_SIZE)
+    folder = dataset.folder
+    assert folder is not None  # load_dataset reads from a folder
+    splits = {split: sum(lengths) for split, lengths in dataset.shard_lengths.items()}
+    return {
+        "name": dataset.name,
+        "version": dataset.version,
+        "splits": splits,
+        "classes": list(dataset.class_names),
+        "image_shape": list(dataset.image_shape),
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
+        "mean_and_std_of": dataset.statistics.origin,
+        "sha256": dataset.statistics.sha256,
+        "bytes": sum(path.stat().st_size for path in folder.iterdir() if path.is_file()),
+        "resident_cache": {split: resident.is_saved(dataset, split) for split in splits},
+        "location": str(folder),
+    }
+
+
+def _splits(folder: Path) -> str:
+    info = json.loads((folder / "dataset_info.json").read_text())
+    counts = {split["name"]: sum(map(int, split["shardLengths"])) for split in info["splits"]}
+    return ", ".join(f"{split} {count:,}" for split, count in counts.items())
 
 
 def _fetch_from(

@@ -582,8 +582,8 @@ data.load_resident(dataset, "train[:90%]")
 batches = data.stream(dataset.open("test"), [(0, 2), (2, 3)], lambda step: [step], 2)
 assert [batch["image"].shape for batch in batches] == [(2, 1, 8, 8, 1), (1, 1, 8, 8, 1)]
 data.describe("digits", sys.argv[1]), data.list_datasets(sys.argv[1])
-from cnn_jax.data import augment
-data.prepare("digits", data_dir=sys.argv[1])
+from cnn_jax.data.prepare import prepare
+prepare("digits", data_dir=sys.argv[1])
 print([name for name in sys.modules if name.split(".")[0] == "tensorflow"])
 """
     command = [sys.executable, "-c", script, str(tmp_path)]

@@ -96,19 +96,18 @@ def crop_at(size: int, view: View) -> Transform:
     return transform
 
 
-def random_crop(size: int, padding: int = 0) -> Transform:
-    """A [size, size, C] window at a uniform place, after `padding` zeros on each side.
+def random_crop(size: int) -> Transform:
+    """A [size, size, C] window at a uniform place: Krizhevsky et al. 2012, section 4.1.
 
-    Without padding: Krizhevsky et al. 2012, section 4.1. The transform raises UserError for a
-    padded image smaller than `size`.
+    The transform raises UserError for an image smaller than `size`. With `pad` before it, windows
+    reach beyond the image.
     """
 
     def transform(key: jax.Array | None, image: jax.Array) -> jax.Array:
-        padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
-        height, width, channels = _check_crop(size, padded.shape)
+        height, width, channels = _check_crop(size, image.shape)
         last = jnp.array([height - size, width - size])
         top, left = jax.random.randint(given(key), (2,), 0, last + 1)
-        return jax.lax.dynamic_slice(padded, (top, left, 0), (size, size, channels))
+        return jax.lax.dynamic_slice(image, (top, left, 0), (size, size, channels))
 
     return transform
 

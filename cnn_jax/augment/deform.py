@@ -11,6 +11,8 @@ networks applied to visual document analysis, section 2; both together in Ciresa
 Gambardella and Schmidhuber (2010), Deep, big, simple neural nets for handwritten digit recognition.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +28,6 @@ def random_deformation(
     scale: float = 0.0,
     shear: float = 0.0,
     rotation: float = 0.0,
-    either: bool = False,
     alpha: float = 0.0,
     sigma: float | None = None,
 ) -> Transform:
@@ -39,7 +40,8 @@ def random_deformation(
             `sigma` is not positive, or `alpha` is given without it. The transform itself raises
             ValueError without a key.
     """
-    ranges = {"shift": shift, "scale": scale, "shear": shear, "rotation": rotation, "alpha": alpha}
+    ranges: dict[str, Any] = {"shift": shift, "scale": scale, "shear": shear, "rotation": rotation}
+    ranges["alpha"] = alpha
     for name, value in ranges.items():
         if not value >= 0:
             raise UserError(f"{name} is a half-width and must be 0 or more, got {value}")
@@ -51,7 +53,7 @@ def random_deformation(
         raise UserError("alpha needs sigma, the smoothness of the elastic field in pixels")
 
     def transform(key: jax.Array | None, image: jax.Array) -> jax.Array:
-        return deform(given(key), image, either=either, sigma=sigma, **ranges)
+        return deform(given(key), image, sigma=sigma, **ranges)
 
     return transform
 

@@ -133,10 +133,7 @@ class Dataset:
 
 
 def array_dataset(
-    name: str,
-    splits: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    class_names: Sequence[str],
-    version: str = "in memory",
+    name: str, splits: Mapping[str, tuple[np.ndarray, np.ndarray]], class_names: Sequence[str]
 ) -> Dataset:
     """A dataset of arrays in memory: {"train": (images uint8 [n,H,W,C], labels int [n]), ...}.
 
@@ -164,7 +161,7 @@ def array_dataset(
 
     return Dataset(
         name=name,
-        version=version,
+        version="in memory",
         class_names=tuple(class_names),
         image_shape=shape,
         statistics=statistics.measure([arrays["train"]], "all of the split train"),

@@ -106,10 +106,10 @@ def test_read_refuses_what_is_outside(indices: list[int]) -> None:
     ("splits", "message"),
     [
         ({"test": arrays()}, "needs a split 'train'"),
-        ({"train": (arrays()[0].astype(float), arrays()[1])}, "need uint8"),
-        ({"train": (arrays()[0], arrays()[1][:-1])}, "20 images, labels"),
+        ({"train": (arrays()[0].astype(float), arrays()[1])}, "need one or more uint8"),
+        ({"train": (arrays()[0], arrays()[1][:-1])}, "need 20 integer labels"),
         ({"train": (arrays()[0], arrays()[1] + 1)}, "outside 0 .. 2"),
-        ({"train": (arrays()[0][..., 0], arrays()[1])}, "must be"),
+        ({"train": (arrays()[0][..., 0], arrays()[1])}, "one shape .H, W, C."),
         ({"train": arrays(), "test": (arrays()[0][:, 1:], arrays()[1])}, "one shape"),
     ],
 )
@@ -329,7 +329,7 @@ def odd_dir(tmp_path: Path) -> Path:
 
 
 def test_other_builders_are_read_by_their_supervised_keys(odd_dir: Path) -> None:
-    with pytest.raises(UserError, match="vary in size; say which"):
+    with pytest.raises(UserError, match="vary in size; give the size"):
         data.load_dataset("odd", odd_dir)
     dataset = data.load_dataset("odd", odd_dir, size=16)
     assert (dataset.version, dataset.class_names) == ("1.2.3", ("cat", "dog"))

@@ -158,9 +158,9 @@ def test_a_file_that_is_no_image_is_named_and_nothing_remains(
 ) -> None:
     photos = {**PHOTOS, "train/cat/bad.jpg": content}
     if form == "folder":
-        source, said = make_folder(tmp_path / "pets", photos), "pets/train/cat/bad.jpg is no"
+        source, said = make_folder(tmp_path / "pets", photos), "pets/train/cat/bad.jpg cannot"
     else:
-        source, said = make_tar(tmp_path / "a.tar", photos), f"bad.jpg in {tmp_path}/a.tar is no"
+        source, said = make_tar(tmp_path / "a.tar", photos), f"bad.jpg in {tmp_path}/a.tar cannot"
     with pytest.raises(UserError, match=said):
         prepare(source, tmp_path / "tfds")
     assert read.find("folder/pets", tmp_path / "tfds") is None
@@ -177,10 +177,10 @@ def test_a_file_that_is_no_image_is_named_and_nothing_remains(
         ({}, "no photographs for training; expected SPLIT/CLASS/"),
         ({"notes.txt": b""}, "no photographs for training; expected SPLIT/CLASS/"),
         ({"val/cat/1.jpg": b""}, "no photographs for training.*split called train"),
-        ({"cat/1.jpg": b"", "dog/2.jpg": b""}, "cat/1.jpg in .* is not in its place; expected"),
-        ({"1.jpg": b""}, "1.jpg in .* is not in its place; expected"),
-        ({"train/a/1.jpg": b"", "train/b/c/2.jpg": b""}, "b/c/2.jpg in .* is not in its place"),
-        ({"train/a/1.jpg": b"", "train/a/2.gif": b""}, "train/a/2.gif.* not named like"),
+        ({"cat/1.jpg": b"", "dog/2.jpg": b""}, "cat/1.jpg in .* is in the wrong place; expected"),
+        ({"1.jpg": b""}, "1.jpg in .* is in the wrong place; expected"),
+        ({"train/a/1.jpg": b"", "train/b/c/2.jpg": b""}, "b/c/2.jpg in .* is in the wrong place"),
+        ({"train/a/1.jpg": b"", "train/a/2.gif": b""}, "train/a/2.gif.* not have the name of"),
         ({"train/a/1.jpg": b"", "half-1/a/1.jpg": b""}, "'half-1' cannot be the name of a split"),
     ],
 )
@@ -198,7 +198,7 @@ def test_other_structures_are_refused_with_the_expected_one(
 
 def test_the_same_photograph_twice_is_refused(tmp_path: Path) -> None:
     make_tar(make_folder(tmp_path / "pets") / "again.tar", {"train/cat/1.png": b""})
-    with pytest.raises(UserError, match="two of train/cat/1.png: .*again.tar and .*pets/train"):
+    with pytest.raises(UserError, match="two .* train/cat/1.png: .*again.tar and .*pets/train"):
         prepare(tmp_path / "pets", tmp_path / "tfds")
 
 
@@ -208,7 +208,7 @@ def test_a_tar_cut_short_is_named(tmp_path: Path, kept: float) -> None:
     photos = {f"train/a/{i}.png": encoded(Image.fromarray(n)) for i, n in enumerate(noise)}
     tar = make_tar(tmp_path / "cut.tar", photos)
     tar.write_bytes(tar.read_bytes()[: int(kept * sum(map(len, photos.values())))])
-    with pytest.raises(UserError, match=f"{tar} is no whole tar file"):
+    with pytest.raises(UserError, match=f"{tar} is not a complete tar file"):
         prepare(tar, tmp_path / "tfds")
 
 
@@ -224,7 +224,11 @@ def test_a_tar_cut_short_is_named(tmp_path: Path, kept: float) -> None:
         ("mnist", {"size": 28}, "size and channels are for folder/NAME"),
         ("mnist", {"channels": 1}, "size and channels are for folder/NAME"),
         ("usps", {"size": 16}, "size and channels are for folder/NAME"),
-        ("usps", {"manual_dir": None}, "no address .*Kaggle .* usps --manual-dir DIR_WITH_usps.h5"),
+        (
+            "usps",
+            {"manual_dir": None},
+            "no download .* Kaggle .* usps --manual-dir DIR_WITH_usps.h5",
+        ),
         ("mnits", {}, "there is no dataset 'mnits': neither digits, mnist, fashion_mnist, usps or"),
     ],
 )
@@ -322,7 +326,7 @@ def test_no_network_is_said_quickly(
     monkeypatch.setattr(preparation, "_PROBE_SECONDS", 0.1)
     begin = time.monotonic()
     with pytest.raises(
-        UserError, match=f"{trouble}.*--manual-dir a folder with train-images.*t10k"
+        UserError, match=f"{trouble}.*--manual-dir to a folder with train-images.*t10k"
     ):
         preparation.prepare("mnist", data_dir=tmp_path)
     assert time.monotonic() - begin < 5
@@ -354,7 +358,7 @@ def test_a_download_that_fails_says_so(tmp_path: Path, served: str) -> None:
         (tmp_path / file).write_text("<html>please log in</html>")
     with (
         mnist_served_from(tmp_path),
-        pytest.raises(UserError, match="'mnist' has failed: .*-ubyte"),
+        pytest.raises(UserError, match="'mnist' failed: .*-ubyte"),
     ):
         preparation.prepare("mnist", data_dir=tmp_path / "tfds")
     assert read.find("mnist", tmp_path / "tfds") is None
@@ -490,9 +494,9 @@ def dark(split: str, value: float) -> np.ndarray:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train": None}, "is no whole usps.h5: train cannot be read"),
-        ({"test/target": None}, "is no whole usps.h5: test cannot be read"),
-        ({"test/data": "seven"}, "is no whole usps.h5: test cannot be read"),
+        ({"train": None}, "is not a complete usps.h5: cannot read train"),
+        ({"test/target": None}, "is not a complete usps.h5: cannot read test"),
+        ({"test/data": "seven"}, "is not a complete usps.h5: cannot read test"),
         ({"train/data": dark("train", 0)[1:]}, r"train .* \(12, 256\) and \(13,\), not \(13, 2"),
         ({"test/data": dark("test", 0)[:, 1:]}, r"test .* \(10, 255\) and \(10,\), not \(10, 2"),
         ({"test/target": usps_labels("test")[:-1]}, r"test .* \(10, 256\) and \(9,\), not \(10"),
@@ -509,7 +513,9 @@ def test_a_file_that_is_not_usps_is_refused_with_the_reason(
     source = make_usps(tmp_path / "files", changes)
     with pytest.raises(UserError, match=message) as raised:
         preparation.prepare("usps", source, tmp_path / "tfds")
-    assert str(raised.value).startswith(f"{source}/usps.h5 is no") and "\n" not in str(raised.value)
+    assert str(raised.value).startswith(f"{source}/usps.h5 is not") and "\n" not in str(
+        raised.value
+    )
     assert not (tmp_path / "tfds").exists()
 
 
@@ -522,7 +528,7 @@ def test_usps_of_13_examples_is_not_usps(tmp_path: Path) -> None:
 def test_a_usps_file_cut_short_is_refused(tmp_path: Path, few_usps: None, kept: int) -> None:
     file = make_usps(tmp_path / "files", {}) / "usps.h5"
     file.write_bytes(file.read_bytes()[:kept])
-    with pytest.raises(UserError, match=f"{file} is no whole usps.h5: train cannot be read"):
+    with pytest.raises(UserError, match=f"{file} is not a complete usps.h5: cannot read train"):
         preparation.prepare("usps", file.parent, tmp_path / "tfds")
     file.unlink()
     with pytest.raises(UserError, match=f"{file} is missing; 'usps' needs usps.h5"):

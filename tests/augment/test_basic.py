@@ -1,6 +1,7 @@
 """Each transform against NumPy, mapped over a batch as the training step maps it."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +41,7 @@ def random(keys: jax.Array, images: jax.Array) -> dict[str, jax.Array]:
     return {name: jax.vmap(transform)(keys, images) for name, transform in RANDOM.items()}
 
 
-def transformed(keys: jax.Array, images: jax.Array) -> dict[str, jax.Array]:
+def transformed(keys: jax.Array, images: Any) -> dict[str, jax.Array]:
     return fixed(keys, images) | random(keys, images)
 
 

@@ -1,6 +1,12 @@
-"""Transforms of one image, `(key, image) -> image`, that run on the devices inside the step.
+"""Random and fixed changes of one image, `(key, image) -> image`, on the device inside the step.
 
-The plain ones are named here; `deform.py`, `photographs.py` and `corrupt.py` hold the others.
+An experiment lists them as `train_transforms` and `eval_transforms`; each is applied to every
+example of a batch with a key of the example's own.
+
+basic.py         the rules for a transform; pad, resize, crop, shift, flip, importable from here
+deform.py        affine and elastic deformation, for handwritten digits
+photographs.py   random resized crops, colour noise
+corrupt.py       rotation, scaling, noise, blur, contrast in five severities, for tests
 """
 
 from cnn_jax.augment.basic import (
@@ -10,11 +16,11 @@ from cnn_jax.augment.basic import (
     View,
     centre_crop,
     crop_at,
-    given,
     pad,
     random_crop,
     random_flip,
     random_shift,
+    require_key,
     resize,
 )
 
@@ -25,10 +31,10 @@ __all__ = [
     "View",
     "centre_crop",
     "crop_at",
-    "given",
     "pad",
     "random_crop",
     "random_flip",
     "random_shift",
+    "require_key",
     "resize",
 ]

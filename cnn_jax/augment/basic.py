@@ -1,10 +1,10 @@
-"""Random and fixed changes of images, on the device: (key, image [H, W, C]) -> image.
+"""Padding, resizing, crops, shifts and flips as transforms: (key, image [H, W, C]) -> image.
 
-Every function here returns such a transform. It takes one typed PRNG key and one image, uint8 or
-float32 with values 0 .. 255, is pure, and is meant to be mapped over a batch with a key for each
-example, so that what happens to an example depends on nothing but its own key. Evaluation has no
-keys: transforms that are not random ignore it, the others raise ValueError. Apart from `resize`,
-all keep the dtype. `ByLabel` wraps one that depends on the label.
+Every function here returns a transform. A transform takes one typed PRNG key and one image, uint8
+or float32 with values 0 .. 255. It is pure and made to be mapped over a batch with one key for each
+example, so that the change of an example depends on nothing but its own key. Evaluation passes None
+for the key: fixed transforms ignore it, random ones raise ValueError. All but `resize` keep the
+dtype. `ByLabel` wraps a transform that depends on the label.
 """
 
 from collections.abc import Callable
@@ -20,16 +20,16 @@ Transform = Callable[[jax.Array | None, jax.Array], jax.Array]
 
 
 class ByLabel(NamedTuple):
-    """A transform for training that also sees the label: (key, image, label int32 []) -> image.
+    """A transform for training that also takes the label: (key, image, label int32 []) -> image.
 
-    Cireşan et al. (2010) turn the digits 1 and 7 by smaller angles than the others.
+    For example, Cireşan et al. (2010) rotate the digits 1 and 7 by smaller angles than the others.
     """
 
     transform: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def pad(top: int, bottom: int, left: int, right: int) -> Transform:
-    """The image with so many rows and columns of zeros around it."""
+    """Add so many rows and columns of zeros around the image."""
 
     def transform(key: jax.Array | None, image: jax.Array) -> jax.Array:
         return jnp.pad(image, ((top, bottom), (left, right), (0, 0)))
@@ -38,7 +38,7 @@ def pad(top: int, bottom: int, left: int, right: int) -> Transform:
 
 
 def resize(height: int, width: int | None = None) -> Transform:
-    """To float32 [height, width or height, C], bilinear, antialiased when it shrinks."""
+    """Resize to float32 [height, width or height, C], bilinear, antialiased when it shrinks."""
 
     def transform(key: jax.Array | None, image: jax.Array) -> jax.Array:
         shape = (height, width or height, image.shape[-1])
@@ -47,9 +47,9 @@ def resize(height: int, width: int | None = None) -> Transform:
     return transform
 
 
-@dataclass(frozen=True)  # no NamedTuple: JAX holds functions weakly, which a tuple cannot be
+@dataclass(frozen=True)  # JAX refers to functions weakly, which a NamedTuple forbids
 class CentreCrop:
-    """The transform that `centre_crop` returns. It has a type so that `View`s can replace it."""
+    """The transform that `centre_crop` returns. It is a type so that `View`s can replace it."""
 
     size: int
 
@@ -60,7 +60,7 @@ class CentreCrop:
 
 
 def centre_crop(size: int) -> CentreCrop:
-    """The central [size, size, C]; nearer to the top left by half a pixel if it has to be.
+    """Crop the central [size, size, C], or half a pixel to the top left of the centre.
 
     The transform raises UserError for an image smaller than `size`.
     """
@@ -68,20 +68,20 @@ def centre_crop(size: int) -> CentreCrop:
 
 
 class View(NamedTuple):
-    """Another place to crop than the centre, for testing on several: integers, or int32 arrays [].
+    """A place to crop other than the centre, for tests on several: integers, or int32 arrays [].
 
-    `row` and `column` are counted in the `parts` of the way that the crop can be moved, down and to
-    the right: (1, 1) of 2 is `centre_crop`'s place, (0, 0) the top left corner.
+    The room that a crop can move in, down and to the right, is divided into `parts`, in which `row`
+    and `column` count: (1, 1) of 2 parts is the place of `centre_crop`, (0, 0) the top left corner.
     """
 
     row: int | jax.Array
     column: int | jax.Array
     parts: int | jax.Array
-    mirrored: int | jax.Array  # 1 exchanges left and right of what was cropped
+    mirrored: int | jax.Array  # 1 exchanges left and right of the crop
 
 
 def crop_at(size: int, view: View) -> Transform:
-    """The [size, size, C] of a view; what the view is need not be known to the compiler.
+    """Crop the [size, size, C] of a view, whose numbers may be traced.
 
     The transform raises UserError for an image smaller than `size`.
     """
@@ -96,44 +96,43 @@ def crop_at(size: int, view: View) -> Transform:
     return transform
 
 
-def random_crop(size: int, padding: int = 0) -> Transform:
-    """A [size, size, C] window at a uniform place, after `padding` zeros on each side.
+def random_crop(size: int) -> Transform:
+    """Crop a [size, size, C] at a uniform place: Krizhevsky et al. 2012, section 4.1.
 
-    Without padding: Krizhevsky et al. 2012, section 4.1. The transform raises UserError for a
-    padded image smaller than `size`.
+    The transform raises UserError for an image smaller than `size`. `pad` before it lets crops
+    reach beyond the image.
     """
 
     def transform(key: jax.Array | None, image: jax.Array) -> jax.Array:
-        padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
-        height, width, channels = _check_crop(size, padded.shape)
+        height, width, channels = _check_crop(size, image.shape)
         last = jnp.array([height - size, width - size])
-        top, left = jax.random.randint(given(key), (2,), 0, last + 1)
-        return jax.lax.dynamic_slice(padded, (top, left, 0), (size, size, channels))
+        top, left = jax.random.randint(require_key(key), (2,), 0, last + 1)
+        return jax.lax.dynamic_slice(image, (top, left, 0), (size, size, channels))
 
     return transform
 
 
 def random_shift(max_pixels: int) -> Transform:
-    """The image moved by -max_pixels .. max_pixels along each axis, uniformly; zeros move in.
+    """Move the image by a uniform -max_pixels .. max_pixels along each axis; zeros move in.
 
     Raises UserError if max_pixels is negative.
     """
     if max_pixels < 0:
-        raise UserError(f"a shift is of 0 pixels or more, got {max_pixels}")
+        raise UserError(f"max_pixels must be 0 or more, got {max_pixels}")
 
     def transform(key: jax.Array | None, image: jax.Array) -> jax.Array:
         padded = jnp.pad(image, ((max_pixels, max_pixels), (max_pixels, max_pixels), (0, 0)))
-        top, left = jax.random.randint(given(key), (2,), 0, 2 * max_pixels + 1)
+        top, left = jax.random.randint(require_key(key), (2,), 0, 2 * max_pixels + 1)
         return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
 
     return transform
 
 
 def random_flip() -> Transform:
-    """The image or, in one case of two, its mirror image (left and right exchanged)."""
+    """Exchange left and right with probability one half."""
 
     def transform(key: jax.Array | None, image: jax.Array) -> jax.Array:
-        return jnp.where(jax.random.bernoulli(given(key)), image[:, ::-1], image)
+        return jnp.where(jax.random.bernoulli(require_key(key)), image[:, ::-1], image)
 
     return transform
 
@@ -145,8 +144,8 @@ def _check_crop(size: int, shape: tuple[int, ...]) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def given(key: jax.Array | None) -> jax.Array:
-    """The key of a random transform; ValueError if there is none."""
+def require_key(key: jax.Array | None) -> jax.Array:
+    """The key of a random transform. Raises ValueError if it is None, as in evaluation."""
     if key is None:
         raise ValueError("a random transform needs a key; evaluation has none, use a fixed one")
     return key

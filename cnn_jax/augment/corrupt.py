@@ -1,9 +1,9 @@
-"""Images made harder to recognise, in five severities, on the device.
+"""Corruptions that make images harder to recognise, in five severities, on the device.
 
-`corruption(name, severity)` is a transform like those of `augment.py`, for images [H, W, C] with
-values 0 .. 255, to float32, not rounded. Severity 0 is the image itself.
+`corruption(name, severity)` is a transform like those of `basic.py`: images [H, W, C] with values
+0 .. 255, to float32, not rounded. Severity 0 is the image itself.
 
-| name     | what, in the image as stored              | severities 1 to 5             |
+| name     | its number, for the image as stored       | severities 1 to 5             |
 |----------|-------------------------------------------|-------------------------------|
 | rotation | degrees, left or right drawn per example  | 11.5, 22.9, 34.4, 45.8, 57.3  |
 | scaling  | factor of height and width                | 0.9, 0.8, 0.7, 0.6, 0.5       |
@@ -12,20 +12,20 @@ values 0 .. 255, to float32, not rounded. Severity 0 is the image itself.
 | contrast | factor of the distance to each channel's mean | 0.4, 0.3, 0.2, 0.1, 0.05  |
 
 Rotation and scaling are about the centre and bilinear, with 0 (black) outside the image. Noise is
-clipped to 0 .. 255; every severity has the same draw, so that only its size differs. Blur continues
-the image with the pixels at its edges.
+clipped to 0 .. 255; its draw is the same for every severity, only its size differs. Blur extends
+the image by the pixels at its edges.
 
 Sources: Hendrycks and Dietterich (2019), Benchmarking neural network robustness to common
 corruptions and perturbations, whose ImageNet-C has these severities of noise, blur and contrast
 (their code divides values by 255); Mu and Gilmer (2019), MNIST-C: a robustness benchmark for
 computer vision, whose code repeats them and adds rotation (0.2 .. 1 radian) and scaling. Blur is in
-pixels, so that a severity means less on a photograph than on a digit of 28 pixels.
+pixels, so a severity is weaker on a photograph than on a digit of 28 pixels.
 """
 
 import jax
 import jax.numpy as jnp
 
-from cnn_jax.augment.basic import Transform, given
+from cnn_jax.augment.basic import Transform, require_key
 from cnn_jax.augment.deform import affine_sources, resample, smooth
 from cnn_jax.errors import UserError
 
@@ -39,10 +39,10 @@ SEVERITIES = {
 
 
 def corruption(name: str, severity: int) -> Transform:
-    """A row of the table above as a transform, to float32 [H, W, C] in 0 .. 255.
+    """The transform of a row of the table above, to float32 [H, W, C] in 0 .. 255.
 
     Raises:
-        UserError: there is no such corruption or severity. The transforms of rotation and noise
+        UserError: there is no such corruption or severity. The transforms for rotation and noise
             raise ValueError without a key.
     """
     if name not in SEVERITIES:
@@ -56,7 +56,7 @@ def corruption(name: str, severity: int) -> Transform:
 
 
 def _rotate(key: jax.Array | None, image: jax.Array, degrees: float) -> jax.Array:
-    left = jax.random.bernoulli(given(key))
+    left = jax.random.bernoulli(require_key(key))
     return _affine(image, rotation=jnp.where(left, degrees, -degrees), factor=1.0)
 
 
@@ -79,14 +79,14 @@ def _affine(image: jax.Array, rotation: jax.Array | float, factor: float) -> jax
 
 
 def _add_noise(key: jax.Array | None, image: jax.Array, sigma: float) -> jax.Array:
-    return jnp.clip(image + sigma * jax.random.normal(given(key), image.shape), 0, 255)
+    return jnp.clip(image + sigma * jax.random.normal(require_key(key), image.shape), 0, 255)
 
 
 def _blur(key: jax.Array | None, image: jax.Array, sigma: float) -> jax.Array:
     height, width, _ = image.shape
     reach = int(4 * sigma + 0.5)  # where `smooth` cuts its Gaussian
-    around = jnp.pad(image, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
-    smoothed = jnp.moveaxis(smooth(jnp.moveaxis(around, -1, 0), sigma), 0, -1)
+    extended = jnp.pad(image, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
+    smoothed = jnp.moveaxis(smooth(jnp.moveaxis(extended, -1, 0), sigma), 0, -1)
     return smoothed[reach : reach + height, reach : reach + width]
 
 

@@ -1,9 +1,9 @@
 """Random affine and elastic deformation of images, on the device, in a single resampling.
 
-`random_deformation` makes a transform like those of `augment.py`; `deform` is what it calls, and
-takes ranges that are computed. The other functions are their parts, of which only `elastic_field`
-is random. Points are (row, column) in pixels, rows counted downwards, pixel centres at whole
-numbers; angles are in degrees.
+`random_deformation` returns a transform like those of `basic.py`. It calls `deform`, whose ranges
+may also be traced. The other functions are their parts, of which only `elastic_field` is random.
+Points are (row, column) in pixels, rows counted downwards, pixel centres at whole numbers; angles
+are in degrees.
 
 Sources: the affine maps of LeCun, Bottou, Bengio and Haffner (1998), section III.B; the elastic
 displacements of Simard, Steinkraus and Platt (2003), Best practices for convolutional neural
@@ -11,12 +11,14 @@ networks applied to visual document analysis, section 2; both together in Ciresa
 Gambardella and Schmidhuber (2010), Deep, big, simple neural nets for handwritten digit recognition.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from cnn_jax.augment.basic import Transform, given
+from cnn_jax.augment.basic import Transform, require_key
 from cnn_jax.errors import UserError
 
 
@@ -26,20 +28,20 @@ def random_deformation(
     scale: float = 0.0,
     shear: float = 0.0,
     rotation: float = 0.0,
-    either: bool = False,
     alpha: float = 0.0,
     sigma: float | None = None,
 ) -> Transform:
     """`deform` with these ranges as a transform, to float32 [H, W, C].
 
-    `random_deformation(sigma=4, alpha=34)` is Simard's.
+    `random_deformation(sigma=4, alpha=34)` is that of Simard et al.
 
     Raises:
         UserError: a range is negative, `scale` is not below 1 or `shear` not below 90 degrees,
-            `sigma` is not positive, or `alpha` is given without it. The transform itself raises
-            ValueError without a key.
+            `sigma` is not positive, or `alpha` is given without `sigma`. The transform itself
+            raises ValueError without a key.
     """
-    ranges = {"shift": shift, "scale": scale, "shear": shear, "rotation": rotation, "alpha": alpha}
+    ranges: dict[str, Any] = {"shift": shift, "scale": scale, "shear": shear, "rotation": rotation}
+    ranges["alpha"] = alpha
     for name, value in ranges.items():
         if not value >= 0:
             raise UserError(f"{name} is a half-width and must be 0 or more, got {value}")
@@ -51,7 +53,7 @@ def random_deformation(
         raise UserError("alpha needs sigma, the smoothness of the elastic field in pixels")
 
     def transform(key: jax.Array | None, image: jax.Array) -> jax.Array:
-        return deform(given(key), image, either=either, sigma=sigma, **ranges)
+        return deform(require_key(key), image, sigma=sigma, **ranges)
 
     return transform
 
@@ -68,22 +70,22 @@ def deform(
     alpha: ArrayLike = 0.0,
     sigma: float | None = None,
 ) -> jax.Array:
-    """An affine map about the centre, then an elastic displacement, both drawn from `key` alone.
+    """Apply an affine map about the centre, then an elastic displacement, both drawn from `key`.
 
-    Everything is uniform between minus and plus these half-widths, which may be traced scalars, so
-    that they can depend on the label. All 0 gives the image itself.
+    Every draw is uniform between minus and plus its half-width. Half-widths may be traced scalars,
+    so that they can depend on the label. If all are 0, the result is the image itself.
 
     Args:
         image: [H, W, C], values 0 .. 255, uint8 or floating point.
         shift: pixels, down and to the right, drawn separately.
-        scale: fraction: height and width are multiplied by 1 - scale .. 1 + scale, separately.
+        scale: a fraction; height and width are multiplied by 1 - scale .. 1 + scale, separately.
         shear: degrees from the vertical by which upright strokes lean to the right or left.
         rotation: degrees.
-        either: shear or rotate, each image by the toss of a coin, as Ciresan et al. do; else both.
+        either: shear or rotate each image, by the toss of a coin, as Ciresan et al. do; else both.
         alpha: pixels by which the smoothed field of `elastic_field` is multiplied. The displacement
             has a standard deviation of alpha / (sigma * sqrt(12 * pi)) along each axis: 1.38 pixels
             for Simard's sigma = 4, alpha = 34.
-        sigma: pixels, the width of the Gaussian that smooths the field; None for no elastic field.
+        sigma: pixels, the deviation of the Gaussian that smooths the field; None for no field.
 
     Returns:
         float32 [H, W, C], bilinear between the pixels of `image`, 0 outside it.
@@ -126,7 +128,7 @@ def affine_sources(
 ) -> tuple[jax.Array, jax.Array]:
     """Where the points (rows, columns) of the deformed image lie in the original.
 
-    The map, whose inverse this is, leaves `centre` (row, column) in place and takes these steps:
+    This is the inverse of the deformation, whose steps about the point `centre` (row, column) are:
     multiply heights and widths by `factors`; shear by `shear` degrees, the upper half to the right
     if positive; rotate by `rotation` degrees, counterclockwise as displayed; shift by `shift`
     pixels down and to the right.
@@ -139,13 +141,13 @@ def affine_sources(
 
 
 def elastic_field(key: jax.Array, shape: tuple[int, int], sigma: float) -> jax.Array:
-    """How far down and to the right [2, *shape] each pixel looks for its value, before alpha.
+    """The elastic displacement of each pixel, down and to the right [2, *shape], before alpha.
 
     Uniform in ±1, smoothed by a Gaussian whose weights sum to 1. (Simard et al. also speak of a
     field of norm 1; this reading turns their alpha into pixels.) Outside the image the field counts
-    as 0, so within about sigma of the edges it is weaker, down to 1 / sqrt(2) at them.
+    as 0, so it is weaker within about sigma of the edges, down to 1 / sqrt(2) at them.
     """
-    # 16 bits are plenty for a value that is about to be averaged, and half of the work.
+    # 16 bits are plenty for a value that is averaged next, and take half the work.
     bits = jax.random.bits(key, shape, jnp.uint32)
     halves = jnp.stack([bits >> 16, bits & 0xFFFF]).astype(jnp.float32)
     return smooth((halves + 0.5) / 2**15 - 1, sigma)
@@ -158,10 +160,10 @@ def smooth(field: jax.Array, sigma: float) -> jax.Array:
 
 
 def resample(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """Values of image [H, W, C] at the points (rows, columns): bilinear, between 0s outside it.
+    """The values of image [H, W, C] at the points (rows, columns): bilinear, with 0 outside it.
 
     Args:
-        rows, columns: pixels, of one shape or shapes that broadcast to it.
+        rows, columns: pixels, of one shape or of shapes that broadcast to it.
 
     Returns:
         float32 [*shape, C]. Differentiable in the image and, away from whole numbers, the points.
@@ -169,22 +171,22 @@ def resample(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array
     height, width, channels = image.shape
     rows, columns = jnp.broadcast_arrays(jnp.clip(rows, -1, height), jnp.clip(columns, -1, width))
     top, left = jnp.floor(rows), jnp.floor(columns)
-    # Each pixel with its neighbours side by side, so that a point is one look-up and not four.
+    # Each pixel lies beside its three neighbours, so a point takes one look-up instead of four.
     padded = jnp.pad(image.astype(jnp.float32), ((1, 2), (1, 2), (0, 0)))
     corners = [padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]]
     patches = jnp.stack(corners, axis=2).reshape(-1, 4, channels)
     place = (top.astype(jnp.int32) + 1) * (width + 2) + left.astype(jnp.int32) + 1
-    found = patches.at[place].get(mode="promise_in_bounds")
+    values = patches.at[place].get(mode="promise_in_bounds")
     down, right = rows - top, columns - left
     weights = jnp.stack(
         [(1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right], axis=-1
     )
-    # A product, as XLA makes a slow loop of the sum; "highest" keeps float32 on accelerators.
-    return jnp.einsum("...kc,...k->...c", found, weights, precision="highest")
+    # A product, since XLA makes a slow loop of the sum; "highest" keeps float32 on accelerators.
+    return jnp.einsum("...kc,...k->...c", values, weights, precision="highest")
 
 
 def _gaussian_band(size: int, sigma: float) -> np.ndarray:
-    """The matrix [size, size] whose product with a line of pixels smooths it."""
+    """The matrix [size, size] whose product with a line of pixels is that line, smoothed."""
     distance = np.arange(size) - np.arange(size)[:, None]
     radius = int(4 * sigma + 0.5)
     weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)

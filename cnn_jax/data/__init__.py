@@ -1,13 +1,27 @@
-"""Datasets: prepared once, read without TensorFlow, in an order that is a function of the seed.
+"""Datasets: from files on disk to batches in memory, on the host and without TensorFlow.
 
-The story of a batch: `load_dataset` → `Dataset.open(split)` → `batch_indices(seed, step, …)` →
-`load_resident` (all at once) or `stream` (as asked for) → on the device, `cnn_jax.augment`.
+How a batch comes to be: `load_dataset(name)` gives a `Dataset`, `dataset.open(split)` a `Source` of
+its examples, and `batch_indices(seed, step, …)` says which of them step `step` trains on. They are
+read by `load_resident` (the whole split at once) or `stream` (batch by batch, ahead of use). What
+is random about an image is drawn later, on the device (`cnn_jax.augment`).
+
+prepare.py      prepares a dataset once; `load_dataset`
+builders.py     TFDS builders of digits, USPS, MNIST and Fashion-MNIST
+folder.py       the TFDS builder of your own photographs
+read.py         opens prepared datasets, lists and describes them
+decode.py       JPEG and PNG to pixels
+datasets.py     the types: Dataset, Source, Batch
+order.py        which examples a step trains on
+resident.py     a whole split as one array
+stream.py       batches read ahead of use
+statistics.py   mean and standard deviation of the pixels, SHA-256 of the examples
+cache.py        results kept beside a prepared dataset
 """
 
-from cnn_jax.data.catalogue import content_sha256, describe, list_datasets
-from cnn_jax.data.datasets import Batch, Dataset, Source, array_dataset
+from cnn_jax.data.datasets import Batch, Dataset, Source, array_dataset, content_sha256
 from cnn_jax.data.order import batch_indices, epoch_permutation
 from cnn_jax.data.prepare import load_dataset
+from cnn_jax.data.read import describe, list_datasets
 from cnn_jax.data.resident import load_resident
 from cnn_jax.data.stream import stream
 

@@ -1,4 +1,4 @@
-"""TFDS builders that prepare without TensorFlow; only `preparation` imports this file."""
+"""TFDS builders that prepare without TensorFlow; only `prepare.py` imports this file."""
 
 import gzip
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,7 +26,7 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    code_path = None  # where TFDS would look for addresses and checksums of downloads
+    code_path = None  # where TFDS would look for the addresses and checksums of downloads
 
     def _info(self) -> tfds.core.DatasetInfo:
         return _info_of(self, 8, "https://archive.ics.uci.edu/dataset/80")
@@ -61,13 +61,13 @@ class Usps(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version("1.0.0")
     code_path = None
-    class_counts: Mapping[str, tuple[int, ...]] = {  # of 0 to 9, as the book's site gives them
+    class_counts: Mapping[str, tuple[int, ...]] = {  # of the digits 0 to 9, from the book's site
         "train": (1194, 1005, 731, 658, 652, 556, 664, 645, 542, 644),
         "test": (359, 264, 198, 166, 200, 160, 170, 147, 166, 177),
     }
 
     def __init__(self, file: Path, **options: Any) -> None:
-        """Reads `file`, which is usps.h5; raises UserError if it is anything else."""
+        """Read `file`, which is usps.h5. Raises UserError if it is anything else."""
         self._arrays = {
             split: _read_usps(file, split, counts) for split, counts in self.class_counts.items()
         }
@@ -86,11 +86,11 @@ class Usps(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def stratified_test_split(labels: np.ndarray, size: int) -> np.ndarray:
-    """`size` indices into `labels`, sorted, in which every class has its share within one.
+    """`size` sorted indices into `labels`; each class has its share of them to within one.
 
-    All indices, shuffled by `order.epoch_permutation`, are sorted by class, and of this sequence
-    every n/size-th is taken. It depends on nothing but `labels`: neither on a version of
-    scikit-learn nor of NumPy.
+    All indices, shuffled by `order.epoch_permutation`, are sorted by class, and every n/size-th of
+    this sequence is taken. The split depends on `labels` alone, not on the version of scikit-learn
+    or NumPy.
     """
     n = len(labels)
     shuffled = order.epoch_permutation(seed=0, epoch=0, n=n)
@@ -99,14 +99,14 @@ def stratified_test_split(labels: np.ndarray, size: int) -> np.ndarray:
 
 
 def idx_files(name: str) -> dict[str, Any]:
-    """TFDS's addresses of the files of "mnist" or "fashion_mnist": {url: its UrlInfo}."""
+    """The files of "mnist" or "fashion_mnist" at their addresses in TFDS: {url: its UrlInfo}."""
     stock: Any = tfds.builder_cls(name)
-    known = checksums.get_all_url_infos()
-    return {stock.URL + file: known[stock.URL + file] for file in FILES[name]}
+    infos = checksums.get_all_url_infos()
+    return {stock.URL + file: infos[stock.URL + file] for file in FILES[name]}
 
 
 def to_download(name: str, files: Mapping[str, Any], downloads: Path) -> list[str]:
-    """The addresses of those `files` that TFDS has not downloaded before."""
+    """The addresses of those `files` that TFDS has not downloaded yet."""
     return [
         url
         for url, info in files.items()
@@ -117,7 +117,7 @@ def to_download(name: str, files: Mapping[str, Any], downloads: Path) -> list[st
 def idx_builder(name: str) -> type[tfds.core.GeneratorBasedBuilder]:
     """TFDS's own builder class of "mnist" or "fashion_mnist", made to work without TensorFlow.
 
-    Addresses, checksums, counts and keys are the stock builder's, hence its order too.
+    Addresses, checksums, counts and keys are those of the stock builder, hence also the order.
     """
     stock = cast(type[tfds.core.GeneratorBasedBuilder], tfds.builder_cls(name))
 
@@ -125,9 +125,9 @@ def idx_builder(name: str) -> type[tfds.core.GeneratorBasedBuilder]:
         code_path = None
 
         def _split_generators(self, dl_manager: Any) -> list:
-            # TFDS's extractor needs TensorFlow. It also names what it extracts from a manual
-            # folder without the dataset, so that Fashion-MNIST after MNIST finds MNIST's files
-            # and takes them. Nothing is extracted here.
+            # TFDS's extractor needs TensorFlow. Also, its names for files extracted from a manual
+            # folder do not contain the dataset, so that Fashion-MNIST after MNIST would take
+            # MNIST's files. Nothing is extracted here.
             downloads: Any = SimpleNamespace(download_and_extract=dl_manager.download)
             return super()._split_generators(downloads)
 
@@ -166,7 +166,7 @@ def _examples(
 
 
 def _read_usps(file: Path, split: str, counts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [n, 16, 16] and labels [n] of a split that has `counts` examples of each class."""
+    """Read images uint8 [n, 16, 16] and labels [n] of a split that has `counts` of each class."""
     import h5py
 
     try:
@@ -174,21 +174,23 @@ def _read_usps(file: Path, split: str, counts: tuple[int, ...]) -> tuple[np.ndar
             values = np.asarray(stored[f"{split}/data"], np.float32)
             labels = np.asarray(stored[f"{split}/target"])
     except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file} is no whole usps.h5: {split} cannot be read ({error})") from error
+        raise UserError(
+            f"{file} is not a complete usps.h5: cannot read {split} ({error})"
+        ) from error
     n = sum(counts)
     if values.shape != (n, 256) or labels.shape != (n,):
         raise UserError(
             f"{file} is not USPS: data and target of {split} have the shapes "
             f"{values.shape} and {labels.shape}, not {(n, 256)} and {(n,)}"
         )
-    if not np.all((values >= 0) & (values <= 1)):  # nor with NaN among them
+    if not np.all((values >= 0) & (values <= 1)):  # false for NaN too
         raise UserError(
-            f"{file} is not USPS: {split}/data has values outside of 0 .. 1, "
+            f"{file} is not USPS: {split}/data has values outside 0 .. 1, "
             f"from {values.min()} to {values.max()}"
         )
-    found = tuple(int(np.sum(labels == digit)) for digit in range(len(counts)))
-    if found != counts:
+    actual = tuple(int(np.sum(labels == digit)) for digit in range(len(counts)))
+    if actual != counts:
         raise UserError(
-            f"{file} is not USPS: {split}/target has {found} of the digits 0 to 9, not {counts}"
+            f"{file} is not USPS: {split}/target has {actual} of the digits 0 to 9, not {counts}"
         )
     return np.round(values * 255).astype(np.uint8).reshape(n, 16, 16), labels

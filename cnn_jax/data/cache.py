@@ -1,4 +1,4 @@
-"""What is derived from stored examples and kept beside them: whole or absent, fresh or rebuilt."""
+"""Keeps what was measured or decoded beside the prepared dataset, and notices when it is stale."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ FOLDER = "cnn_jax"  # inside the folder of the prepared dataset
 
 
 def stamp(folder: Path) -> str:
-    """Changes whenever the files of the prepared dataset in `folder` are written anew."""
+    """A hash that changes whenever files of the prepared dataset in `folder` are rewritten."""
     files = sorted((path.name, path.stat()) for path in folder.iterdir() if path.is_file())
     text = repr([(name, status.st_size, status.st_mtime_ns) for name, status in files])
     return hashlib.sha256(text.encode()).hexdigest()
@@ -21,28 +21,28 @@ def stamp(folder: Path) -> str:
 def remember(
     name: str, folder: Path, file_name: str, measure: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
-    """What `measure` returns of the dataset `name` in `folder`, kept as JSON from then on.
+    """The result of `measure` for the dataset `name` in `folder`: computed once, then kept as JSON.
 
-    The file lies beside the dataset, or in ~/.cache/cnn_jax where that folder cannot be written.
+    The file lies beside the dataset, or in ~/.cache/cnn_jax if that folder cannot be written.
     """
     elsewhere = Path("~/.cache/cnn_jax").expanduser() / name / folder.name
     places = (folder / FOLDER / file_name, elsewhere / file_name)
-    now = stamp(folder)
+    current_stamp = stamp(folder)
     for path in places:
         try:
             saved = json.loads(path.read_text())
-            if saved.pop("stamp") == now:
+            if saved.pop("stamp") == current_stamp:
                 return saved
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue  # absent, or not ours: measured again
+            continue  # absent or damaged, so measured again
     measured = measure()
-    text = json.dumps(measured | {"stamp": now}, indent=2) + "\n"
+    text = json.dumps(measured | {"stamp": current_stamp}, indent=2) + "\n"
     for path in places:
         try:
             write(path, lambda file: file.write(text.encode()))
             break
         except OSError:
-            continue  # a folder that is not ours to write in
+            continue  # a folder that cannot be written
     return measured
 
 

@@ -1,16 +1,18 @@
-"""What a dataset is: names, shapes, statistics, and random access to the examples of a split."""
+"""The types: `Dataset` (names, shapes, statistics) and `Source` (random access to a split)."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from cnn_jax.data import statistics
+from cnn_jax.data import cache, statistics
 from cnn_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]  # {"image": uint8 [n, H, W, C], "label": int32 [n]}
-# (stored split, positions in it, out): writes the examples there to the arrays of out.
+# (stored split, positions in it, out): writes the examples at these positions to `out`.
 Fetch = Callable[[str, list[int], Batch], None]
 
 
@@ -33,22 +35,22 @@ class Source:
     def read(self, indices: np.ndarray | Sequence[int], out: Batch | None = None) -> Batch:
         """The examples at `indices` [n]: {"image": uint8 [n, H, W, C], "label": int32 [n]}.
 
-        They are written to `out` if given, arrays of that form. Raises IndexError for an index
+        They are written to `out` if given, a batch of that form. Raises IndexError for an index
         outside 0 .. len-1, UserError for an image that cannot be decoded.
         """
-        wanted = np.asarray(indices, dtype=np.int64)
-        if wanted.ndim != 1 or wanted.size == 0:
-            raise ValueError(f"indices must be a list of one or more, got shape {wanted.shape}")
-        if wanted.min() < 0 or wanted.max() >= len(self):
+        indices = np.asarray(indices, dtype=np.int64)
+        if indices.ndim != 1 or indices.size == 0:
+            raise ValueError(f"indices must be a list of one or more, got shape {indices.shape}")
+        if indices.min() < 0 or indices.max() >= len(self):
             raise IndexError(
-                f"indices {wanted.min()} .. {wanted.max()} are not all in 0 .. {len(self) - 1}"
+                f"indices {indices.min()} .. {indices.max()} are not all in 0 .. {len(self) - 1}"
             )
-        batch, begin = out or self.empty(wanted.size), 0
+        batch, begin = out or self.empty(indices.size), 0
         for split, start, stop in self.ranges:
             end = begin + stop - start
-            (inside,) = np.nonzero((begin <= wanted) & (wanted < end))
-            positions = (wanted[inside] - begin + start).tolist()
-            if inside.size == wanted.size:
+            (inside,) = np.nonzero((begin <= indices) & (indices < end))
+            positions = (indices[inside] - begin + start).tolist()
+            if inside.size == indices.size:
                 self._fetch(split, positions, batch)
             elif inside.size:
                 part = self.empty(inside.size)
@@ -58,18 +60,19 @@ class Source:
             begin = end
         return batch
 
-    def chunks(self, size: int = 1024) -> Iterator[Batch]:
-        """All examples in stored order, `size` at a time."""
-        for start in range(0, len(self), size):
-            yield self.read(np.arange(start, min(start + size, len(self))))
+    def chunks(self, size: int = 1024, limit: int | None = None) -> Iterator[Batch]:
+        """The examples in stored order, `size` at a time; at most `limit` in all."""
+        count = len(self) if limit is None else min(len(self), limit)
+        for start in range(0, count, size):
+            yield self.read(np.arange(start, min(start + size, count)))
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A labelled set of images of one shape, in named splits.
+    """Labelled images of one shape, in named splits. Made by `load_dataset` or `array_dataset`.
 
-    `split` may be a name in `shard_lengths` or one of TFDS's slices: "train[:90%]",
-    "train[55000:]", "train+test". Make one with `load_dataset` or `array_dataset`.
+    A `split` is a name in `shard_lengths` or one of TFDS's slices: "train[:90%]", "train[55000:]",
+    "train+test".
     """
 
     name: str
@@ -92,35 +95,35 @@ class Dataset:
         return self.statistics.std
 
     def scaled(self, low: float, high: float) -> "Dataset":
-        """The same with a mean and deviation that take pixels from 0 .. 255 to `low` .. `high`.
+        """The same dataset, with a mean and deviation that map 0 .. 255 to `low` .. `high`.
 
         For recipes that state a range instead of standardising: LeCun et al. (1998) take the
         background to -0.1 and ink to 1.175.
         """
         channels, span = self.image_shape[-1], high - low
-        stated = replace(
+        range_as_statistics = replace(
             self.statistics,
             mean=(-low / span,) * channels,
             std=(1 / span,) * channels,
             origin=f"a range of {low:g} to {high:g}",
         )
-        return replace(self, statistics=stated)
+        return replace(self, statistics=range_as_statistics)
 
     def centred(self) -> "Dataset":
-        """The same with pixels of 0 .. 255 from which the mean is taken and nothing else done.
+        """The same dataset, with pixels of 0 .. 255 from which only the mean is subtracted.
 
         The raw, centred values of Krizhevsky et al. (2012), section 2: their initial weights and
         the constants of their response normalisation are made for this range.
         """
-        stated = replace(
+        mean_alone = replace(
             self.statistics,
             std=(1 / 255,) * self.image_shape[-1],
             origin=f"the mean of {self.statistics.origin}, no deviation",
         )
-        return replace(self, statistics=stated)
+        return replace(self, statistics=mean_alone)
 
     def num_examples(self, split: str) -> int:
-        """How many examples `split` has. Raises UserError if there is no such split."""
+        """The number of examples in `split`. Raises UserError if there is no such split."""
         return len(self.open(split))
 
     def open(self, split: str) -> Source:
@@ -130,10 +133,7 @@ class Dataset:
 
 
 def array_dataset(
-    name: str,
-    splits: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    class_names: Sequence[str],
-    version: str = "in memory",
+    name: str, splits: Mapping[str, tuple[np.ndarray, np.ndarray]], class_names: Sequence[str]
 ) -> Dataset:
     """A dataset of arrays in memory: {"train": (images uint8 [n,H,W,C], labels int [n]), ...}.
 
@@ -143,14 +143,19 @@ def array_dataset(
         raise ValueError(f"dataset {name!r} needs a split 'train'; it has {sorted(splits)}")
     shapes = {np.shape(images)[1:] for images, _ in splits.values()}
     if len(shapes) != 1 or len(shape := shapes.pop()) != 3:
-        raise ValueError(f"images of dataset {name!r} must be [n, H, W, C] of one shape")
+        raise ValueError(f"all images of dataset {name!r} must have one shape [H, W, C]")
     arrays: dict[str, Batch] = {}
     for split, (images, labels) in splits.items():
         images, labels = np.asarray(images), np.asarray(labels)
         if images.dtype != np.uint8 or len(images) == 0:
-            raise ValueError(f"{name} {split}: need uint8 images, got {len(images)} {images.dtype}")
+            raise ValueError(
+                f"{name} {split}: need one or more uint8 images, got {len(images)} {images.dtype}"
+            )
         if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
-            raise ValueError(f"{name} {split}: {len(images)} images, labels {labels.shape}")
+            raise ValueError(
+                f"{name} {split}: need {len(images)} integer labels, one for each image, "
+                f"got shape {labels.shape} of {labels.dtype}"
+            )
         if labels.min() < 0 or labels.max() >= len(class_names):
             raise ValueError(f"{name} {split}: a label is outside 0 .. {len(class_names) - 1}")
         arrays[split] = {"image": images, "label": labels.astype(np.int32)}
@@ -161,7 +166,7 @@ def array_dataset(
 
     return Dataset(
         name=name,
-        version=version,
+        version="in memory",
         class_names=tuple(class_names),
         image_shape=shape,
         statistics=statistics.measure([arrays["train"]], "all of the split train"),
@@ -171,12 +176,31 @@ def array_dataset(
     )
 
 
+def content_sha256(dataset: Dataset, split: str) -> str:
+    """The SHA-256 of the pixels and labels of a split; of the first 60,000 examples if it has more.
+
+    Measured once, in about the time that decoding takes, and kept beside the prepared dataset.
+    """
+
+    def measure() -> dict[str, Any]:
+        content = statistics.Fingerprint()
+        for batch in dataset.open(split).chunks(limit=statistics.MAX_EXAMPLES):
+            content.add(batch)
+        return {"split": split, "sha256": content.sha256()}
+
+    if dataset.folder is None:
+        return measure()["sha256"]
+    shape = "x".join(map(str, dataset.image_shape))
+    file_name = f"content-{hashlib.sha256(split.encode()).hexdigest()[:8]}-{shape}.json"
+    return cache.remember(dataset.name, dataset.folder, file_name, measure)["sha256"]
+
+
 def _ranges(
     name: str, split: str, shard_lengths: Mapping[str, tuple[int, ...]]
 ) -> tuple[tuple[str, int, int], ...]:
     if split in shard_lengths:
         return ((split, 0, sum(shard_lengths[split])),)
-    import tensorflow_datasets as tfds  # half a second, which only slices need to pay
+    import tensorflow_datasets as tfds  # takes half a second, which only slices must pay
 
     infos = {
         stored: tfds.core.SplitInfo(name=stored, shard_lengths=list(lengths), num_bytes=0)

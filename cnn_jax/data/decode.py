@@ -1,4 +1,4 @@
-"""Encoded photographs to arrays of one fixed size."""
+"""Decodes images, and brings photographs to one fixed size."""
 
 import io
 
@@ -8,15 +8,15 @@ from PIL import Image
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
-# Colour spaces of JPEGs that libjpeg-turbo itself turns into so many channels, as Pillow has it do.
+# The colour spaces of JPEGs that libjpeg-turbo itself converts to so many channels, as for Pillow.
 _SAME_COLOURS = {1: ("Gray",), 3: ("YCbCr", "RGB", "Gray"), 4: ()}
 
-# What Pillow raises for a file that is no image, a truncated or broken one, a "bomb" of pixels.
+# What Pillow raises for files that are no images, truncated, broken, or of far too many pixels.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 def fit(image: Image.Image, size: int) -> Image.Image:
-    """The shorter side scaled to `size`, then the central size x size crop.
+    """The image with its shorter side scaled to `size`, then cropped to the central size x size.
 
     This is how the AlexNet paper prepares ImageNet (Krizhevsky et al. 2012, section 2, size 256).
     Bicubic, and antialiased when it shrinks: Pillow widens the kernel by the scale.
@@ -30,9 +30,9 @@ def fit(image: Image.Image, size: int) -> Image.Image:
 
 
 def decode(data: bytes, channels: int, size: int | None = None) -> np.ndarray:
-    """An encoded image as uint8 [H, W, channels], resized and cropped to `size` if given.
+    """Decode an image to uint8 [H, W, channels], brought to `size` as `fit` does if it is given.
 
-    Grey images asked for in 3 channels are repeated. Raises one of DECODE_ERRORS.
+    Of a grey image, all 3 channels are equal. Raises one of DECODE_ERRORS.
     """
     with Image.open(io.BytesIO(data)) as opened:
         image = opened if opened.mode == MODES[channels] else opened.convert(MODES[channels])
@@ -41,12 +41,12 @@ def decode(data: bytes, channels: int, size: int | None = None) -> np.ndarray:
 
 
 def decode_into(data: bytes, pixels: np.ndarray) -> None:
-    """An encoded image into `pixels`, uint8 [H, W, channels] in one piece: what `decode` returns.
+    """Decode an image into `pixels`, a contiguous uint8 [H, W, channels], as `decode` would.
 
     JPEGs go to simplejpeg, which takes half of Pillow's time. Both are libjpeg-turbo with the same
-    settings, so the pixels are the same. What simplejpeg would turn into other colours than Pillow
-    (CMYK, colour asked for in grey), what is damaged, and what is no JPEG is left to Pillow.
-    Raises one of DECODE_ERRORS, ValueError for an image of another shape among them.
+    settings, so the pixels are the same. Pillow decodes everything else: what simplejpeg would give
+    other colours (CMYK, and colour to grey), damaged files, other formats. Raises one of
+    DECODE_ERRORS, among them ValueError for an image of another shape.
     """
     height, width, channels = pixels.shape
     try:
@@ -55,7 +55,7 @@ def decode_into(data: bytes, pixels: np.ndarray) -> None:
             simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB", buffer=pixels)
             return
     except ValueError:
-        pass  # Pillow reads it, or says better what is wrong
+        pass  # Pillow decodes it, or gives a better reason
     image = decode(data, channels)
     if image.shape != pixels.shape:
         raise ValueError(f"its shape is {image.shape}, not {pixels.shape}")
@@ -63,11 +63,11 @@ def decode_into(data: bytes, pixels: np.ndarray) -> None:
 
 
 def to_stored(data: bytes, channels: int, size: int) -> bytes:
-    """An encoded photograph as the JPEG of size x size pixels that is kept of it.
+    """Re-encode a photograph as the JPEG of size x size pixels that a prepared dataset stores.
 
     Quality 95 changes a pixel by 1.2 of 255 levels on average (Imagenette at 160 pixels), takes
-    29% of the bytes of PNG, and decodes in a third of the time. What already has that size and
-    those channels is kept byte for byte, so that small drawings stay lossless. The EXIF
+    29% of the bytes of PNG, and decodes in a third of the time. An image that already has this size
+    and these channels is kept byte for byte, so that small drawings stay lossless. The EXIF
     orientation is not applied, as in other ImageNet pipelines. Raises one of DECODE_ERRORS.
     """
     with Image.open(io.BytesIO(data)) as image:

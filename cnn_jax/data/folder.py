@@ -1,4 +1,4 @@
-"""One's own photographs, `split/class/*.jpg`, in a folder or in tars, as a TFDS dataset."""
+"""The TFDS builder of your own photographs, `split/class/*.jpg` in a folder or in tars."""
 
 import os
 import tarfile
@@ -23,25 +23,26 @@ _EXPECTED = (
 
 
 class Photo(NamedTuple):
-    """Where a photograph is, and what is known of it."""
+    """Where a photograph lies, and what its path says about it."""
 
-    container: Path  # the folder, or the tar
-    member: str  # its path in there
+    container: Path  # the folder or the tar
+    member: str  # its path in the container
     split: str
     class_name: str
     file_name: str
 
     def __str__(self) -> str:
-        inside = self.container.is_dir()
-        return str(self.container / self.member) if inside else f"{self.member} in {self.container}"
+        if self.container.is_dir():
+            return str(self.container / self.member)
+        return f"{self.member} in {self.container}"
 
 
 def list_photos(source: Path) -> list[Photo]:
-    """All photographs of `source`, which is a folder, a folder of tars, or a tar.
+    """All photographs in `source`, which is a folder, a folder of tars, or a tar.
 
-    Hidden files are left out, and a folder around all splits (as in a tar of a whole dataset) is
-    looked through. Raises UserError for any other structure, and for a file among the photographs
-    that isn't named like one.
+    Hidden files are ignored, and so is a folder around all splits (as in a tar of a whole dataset).
+    Raises UserError for any other structure, and for a file among the photographs whose name is not
+    that of a photograph.
     """
     if not source.exists():
         raise UserError(f"{source} does not exist; {_EXPECTED}")
@@ -51,18 +52,18 @@ def list_photos(source: Path) -> list[Photo]:
         photos += _photos_in(source, sorted(_folder_members(source)))
     if not any(photo.split == "train" for photo in photos):
         raise UserError(f"{source} has no photographs for training; {_EXPECTED}")
-    seen: dict[tuple[str, ...], Photo] = {}
+    by_name: dict[tuple[str, ...], Photo] = {}
     for photo in photos:
-        if (first := seen.setdefault(photo[2:], photo)) is not photo:
-            raise UserError(f"there are two of {'/'.join(photo[2:])}: {first} and {photo}")
+        if (first := by_name.setdefault(photo[2:], photo)) is not photo:
+            raise UserError(f"two photographs are {'/'.join(photo[2:])}: {first} and {photo}")
     return photos
 
 
 def builder(name: str, photos: list[Photo], size: int, channels: int) -> Callable[..., Any]:
-    """What makes a TFDS builder of folder/`name`, stored as size x size x channels.
+    """A function that makes the TFDS builder of folder/`name`, stored as size x size x channels.
 
-    Labels number the sorted class names of all splits. The builder raises UserError for a
-    photograph that cannot be decoded.
+    Labels are the positions in the sorted class names of all splits. The builder raises UserError
+    for a photograph that cannot be decoded.
     """
 
     class Folder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -91,7 +92,7 @@ def builder(name: str, photos: list[Photo], size: int, channels: int) -> Callabl
 
         def _generate_examples(self, split: str) -> Iterator[tuple[str, dict]]:
             members = _read(photo for photo in photos if photo.split == split)
-            # Pillow lets go of the interpreter while it works, so threads share the cores.
+            # Pillow releases the interpreter lock while it works, so threads use all cores.
             with ThreadPoolExecutor() as threads:
                 while batch := list(islice(members, 256)):
                     encode = partial(_encode, size=size, channels=channels)
@@ -105,21 +106,21 @@ def builder(name: str, photos: list[Photo], size: int, channels: int) -> Callabl
 def _photos_in(container: Path, members: Iterable[str]) -> Iterator[Photo]:
     paths = {member: PurePosixPath(member).parts for member in members}
     paths = {m: parts for m, parts in paths.items() if not any(p.startswith(".") for p in parts)}
-    named = [parts for parts in paths.values() if parts[-1].lower().endswith(_SUFFIXES)]
-    around = 0  # folders that are around all photographs, above their split
-    while named and min(map(len, named)) > 3 + around and len({p[around] for p in named}) == 1:
+    images = [parts for parts in paths.values() if parts[-1].lower().endswith(_SUFFIXES)]
+    around = 0  # the number of folders around all photographs, above their splits
+    while images and min(map(len, images)) > 3 + around and len({p[around] for p in images}) == 1:
         around += 1
     for member, parts in paths.items():
         is_photo = parts[-1].lower().endswith(_SUFFIXES)
         if len(parts) == around + 3:
             photo = Photo(container, member, *parts[around:])
             if not is_photo:
-                raise UserError(f"{photo} is not named like a photograph; {_EXPECTED}")
+                raise UserError(f"{photo} does not have the name of a photograph; {_EXPECTED}")
             if not photo.split.isidentifier():
                 raise UserError(f"{photo}: {photo.split!r} cannot be the name of a split")
             yield photo
         elif is_photo:
-            raise UserError(f"{member} in {container} is not in its place; {_EXPECTED}")
+            raise UserError(f"{member} in {container} is in the wrong place; {_EXPECTED}")
 
 
 def _folder_members(folder: Path) -> Iterator[str]:
@@ -135,7 +136,7 @@ def _tar_members(tar: Path) -> list[str]:
         with tarfile.open(tar) as archive:
             return [member.name for member in archive if member.isfile()]
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{tar} is no whole tar file: {error}") from error
+        raise UserError(f"{tar} is not a complete tar file: {error}") from error
 
 
 def _is_tar(path: Path) -> bool:
@@ -148,10 +149,10 @@ def _read(photos: Iterable[Photo]) -> Iterator[tuple[Photo, bytes]]:
             for photo in group:
                 yield photo, (container / photo.member).read_bytes()
             continue
-        wanted = {photo.member: photo for photo in group}
+        by_member = {photo.member: photo for photo in group}
         with tarfile.open(container) as archive:
-            for member in archive:  # in its own order: to look up a name is to search the tar
-                if photo := wanted.get(member.name):
+            for member in archive:  # in its own order: looking up a name searches the whole tar
+                if photo := by_member.get(member.name):
                     content = archive.extractfile(member)
                     assert content is not None  # list_photos takes regular files only
                     yield photo, content.read()
@@ -162,4 +163,4 @@ def _encode(photo_and_data: tuple[Photo, bytes], size: int, channels: int) -> by
     try:
         return decode.to_stored(data, channels, size)
     except decode.DECODE_ERRORS as error:
-        raise UserError(f"{photo} is no image that can be read: {error}") from error
+        raise UserError(f"{photo} cannot be read as an image: {error}") from error

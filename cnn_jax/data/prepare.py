@@ -1,6 +1,6 @@
-"""Preparing a dataset once, as ArrayRecord files that open without TensorFlow.
+"""Prepares a dataset once, as ArrayRecord files that open without TensorFlow.
 
-TFDS is imported where it is used: it takes half a second, which reading `--help` need not pay.
+TFDS is imported where it is used, since this takes half a second that `--help` need not spend.
 """
 
 import contextlib
@@ -28,16 +28,16 @@ _PROBE_SECONDS = 5.0
 def load_dataset(
     name: str, data_dir: str | os.PathLike | None = None, size: int | None = None
 ) -> Dataset:
-    """A prepared dataset: its description, and access to its examples, of which it reads none.
+    """Open a prepared dataset: its description, and access to its examples. Reads no example.
 
     `size` resizes images after decoding: the shorter side to `size`, then the central square.
-    (The first time at all, it reads up to 60,000 training examples for mean and std.) The dataset
+    (The first time, it reads up to 60,000 training examples for mean and std.) The dataset
     "digits" is embedded and prepares itself. Raises UserError if the dataset is not prepared, not
-    stored as ArrayRecord, or not labelled images.
+    stored as ArrayRecord, or does not hold labelled images.
     """
     root = read.data_root(data_dir)
     if name == read.EMBEDDED and read.find(name, root) is None:
-        prepare_embedded(root)
+        _prepare_embedded(root)
     return read.read_dataset(name, data_dir, size)
 
 
@@ -48,33 +48,33 @@ def prepare(
     size: int | None = None,
     channels: int = 3,
 ) -> Dataset:
-    """Makes `name` ready for `load_dataset`; says so and does nothing if it is.
+    """Prepare `name` for `load_dataset`. If it is prepared already, only say so.
 
     "mnist" and "fashion_mnist" read their original .gz files from `manual_dir`, or download them.
     "usps" reads usps.h5 from `manual_dir`. "folder/NAME" reads photographs from there:
     split/class/*.jpg, or tars of them, stored at `size` (256 unless given) with `channels` 1 or 3.
-    Any other name is one of TFDS's own builders, and needs TensorFlow, once. Raises UserError if
-    anything is missing or broken, and leaves nothing behind that could be taken for a prepared
-    dataset.
+    Any other name is one of TFDS's own builders, and needs TensorFlow this once. Raises UserError
+    if anything is missing or broken, and then leaves nothing behind that could be taken for a
+    prepared dataset.
     """
     root = read.data_root(data_dir)
     is_folder = name.startswith("folder/")
     if not is_folder and (size is not None or channels != 3):
         raise UserError(f"size and channels are for folder/NAME; {name!r} has its own")
-    if found := read.find(name, root):
+    if prepared_in := read.find(name, root):
         dataset = read.read_dataset(name, data_dir, size_if_varying=read.PHOTOGRAPH_SIZE)
         stored_size, _, stored_channels = dataset.image_shape
         if size not in (None, stored_size) or channels not in (3, stored_channels):
             raise UserError(
-                f"{name!r} is already prepared in {found} with shape {dataset.image_shape}; "
+                f"{name!r} is already prepared in {prepared_in} with shape {dataset.image_shape}; "
                 "delete that folder or choose another name"
             )
-        print(f"{name} {dataset.version} is already prepared in {found}")
+        print(f"{name} {dataset.version} is already prepared in {prepared_in}")
         return dataset
 
     manual = None if manual_dir is None else Path(manual_dir).expanduser()
     if name == read.EMBEDDED:
-        prepare_embedded(root)
+        _prepare_embedded(root)
     elif is_folder:
         _prepare_folder(name, manual, root, size, channels)
     elif name == "usps":
@@ -92,8 +92,8 @@ def prepare(
     return dataset
 
 
-def prepare_embedded(root: Path) -> None:
-    """Prepares "digits" without a word: a second's work that nobody has asked for."""
+def _prepare_embedded(root: Path) -> None:
+    """Prepare "digits" silently: it takes a second, and nobody has asked for it."""
     from cnn_jax.data import builders
 
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -105,7 +105,7 @@ def _prepare_folder(
 ) -> None:
     size = read.PHOTOGRAPH_SIZE if size is None else size
     if not re.fullmatch(r"folder/\w[\w.-]*", name):
-        raise UserError(f"{name!r}: the name after folder/ is made of letters, digits, _, - and .")
+        raise UserError(f"{name!r}: the name after folder/ may contain letters, digits, _, - and .")
     if size < 1 or channels not in (1, 3):
         raise UserError(f"size must be positive and channels 1 or 3; got {size} and {channels}")
     if manual is None:
@@ -119,7 +119,7 @@ def _prepare_folder(
 def _prepare_usps(name: str, manual: Path | None, root: Path) -> None:
     if manual is None:
         raise UserError(
-            f"{name!r} has no address to download it from; get usps.h5, which Kaggle has as "
+            f"{name!r} has no download address; get usps.h5, which Kaggle has as "
             f"bistaumanga/usps-dataset, and run: {read.prepare_command(name, None)}"
         )
     from cnn_jax.data import builders
@@ -131,12 +131,12 @@ def _prepare_usps(name: str, manual: Path | None, root: Path) -> None:
 def _prepare_idx(name: str, manual: Path | None, root: Path) -> None:
     from cnn_jax.data import builders
 
-    wanted = builders.idx_files(name)
+    infos = builders.idx_files(name)
     if manual is not None:
-        _check_sums(_files_in(manual, name), wanted.values())
+        _check_sums(_files_in(manual, name), infos.values())
         return _generate(builders.idx_builder(name), name, root, manual)
     downloads = root / "downloads"
-    _check_network(name, builders.to_download(name, wanted, downloads), read.FILES[name])
+    _check_network(name, builders.to_download(name, infos, downloads), read.FILES[name])
     _generate(builders.idx_builder(name), name, root, downloads=downloads)
 
 
@@ -153,7 +153,7 @@ def _prepare_stock(name: str, manual: Path | None, root: Path) -> None:
     if find_spec("tensorflow") is None:
         raise UserError(
             f"TFDS's own builder of {name!r} needs TensorFlow: pip install tensorflow-cpu "
-            "importlib_resources for preparing it once; training never needs them"
+            "importlib_resources to prepare it once; training never needs them"
         )
     if manual is None and stock.url_infos:
         _check_network(name, list(stock.url_infos)[:1], ())
@@ -178,7 +178,7 @@ def _check_sums(paths: Iterable[Path], infos: Iterable[Any]) -> None:
 
 
 def _check_network(name: str, urls: list[str], files: tuple[str, ...]) -> None:
-    """Asks for one address, because TFDS retries for minutes before it says that it cannot."""
+    """Ask for one address first, because TFDS retries for minutes before it gives up."""
     if not urls:
         return
     failures: list[Exception] = []
@@ -188,11 +188,11 @@ def _check_network(name: str, urls: list[str], files: tuple[str, ...]) -> None:
             request = urllib.request.Request(urls[0], method="HEAD")
             urllib.request.urlopen(request, timeout=_PROBE_SECONDS).close()
         except urllib.error.HTTPError:
-            pass  # not every server likes the question, but this one is there
+            pass  # not every server answers such a request, but this one is there
         except (OSError, ValueError) as error:
             failures.append(error)
 
-    # In a thread, since no timeout covers the look-up of a host's name.
+    # In a thread, since no timeout covers looking up the name of a host.
     thread = threading.Thread(target=probe, daemon=True)
     thread.start()
     thread.join(_PROBE_SECONDS + 1)
@@ -202,7 +202,7 @@ def _check_network(name: str, urls: list[str], files: tuple[str, ...]) -> None:
         hint = f" with {', '.join(files)}" if files else " with its original files"
         raise UserError(
             f"cannot download {name!r} from {urls[0]} ({failures[0]}); "
-            f"get the files elsewhere and give --manual-dir a folder{hint}"
+            f"get the files elsewhere and set --manual-dir to a folder{hint}"
         )
 
 
@@ -213,7 +213,7 @@ def _generate(
     manual: Path | None = None,
     downloads: Path | None = None,
 ) -> None:
-    """Has TFDS write the dataset, in a folder that gets its name when all is written."""
+    """Let TFDS write the dataset, in a folder that gets its name when everything is written."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
     from tensorflow_datasets.core.download.util import DownloadError
@@ -222,7 +222,7 @@ def _generate(
         downloads = downloads or Path(scratch)
         config = tfds.download.DownloadConfig(
             manual_dir=manual,
-            # One for each dataset: the names of extracted files don't tell datasets apart.
+            # One for each dataset, since the names of extracted files don't contain the dataset.
             extract_dir=downloads / "extracted" / name,
             try_download_gcs=False,
         )
@@ -231,11 +231,11 @@ def _generate(
             builder.download_and_prepare(download_dir=downloads, download_config=config)
         except (DownloadError, NonMatchingChecksumError) as error:
             reason = " ".join(str(error).split())
-            raise UserError(f"the download of {name!r} has failed: {reason}") from error
-        except AssertionError as error:  # TFDS's own builders look for their files so
+            raise UserError(f"the download of {name!r} failed: {reason}") from error
+        except AssertionError as error:  # from TFDS's own builders, for missing files
             reason = " ".join(str(error).split())
             raise UserError(f"cannot prepare {name!r}, see --manual-dir: {reason}") from error
         except OSError as error:
-            # Another process may have prepared the same meanwhile; its result is as good.
+            # Another process may have prepared the same dataset meanwhile, which is as good.
             if read.find(name, root) is None:
                 raise UserError(f"cannot prepare {name!r} in {root}: {error}") from error

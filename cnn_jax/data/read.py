@@ -1,25 +1,26 @@
-"""Reading what is prepared on disk in TFDS's ArrayRecord format, ours or TFDS's own."""
+"""Opens, lists and describes datasets that are prepared on disk in TFDS's ArrayRecord format."""
 
 import bisect
 import itertools
+import json
 import math
 import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from cnn_jax.data import cache, statistics
+from cnn_jax.data import cache, resident, statistics
 from cnn_jax.data.datasets import Batch, Dataset, Fetch, Source
 from cnn_jax.errors import UserError
 
-PHOTOGRAPH_SIZE = 256  # where nobody says another: Krizhevsky et al. 2012, section 2
+PHOTOGRAPH_SIZE = 256  # unless another is given: Krizhevsky et al. 2012, section 2
 
-# What the package prepares by itself, and the files its preparation reads. Any other name is a
-# builder of TFDS's own, which needs TensorFlow to prepare.
+# The datasets that the package prepares by itself, with the files needed for it. Any other name is
+# one of TFDS's own builders, which needs TensorFlow to prepare.
 EMBEDDED = "digits"
 _IDX_FILES = tuple(
     f"{part}-ubyte.gz"
@@ -29,15 +30,15 @@ FILES = {"mnist": _IDX_FILES, "fashion_mnist": _IDX_FILES, "usps": ("usps.h5",)}
 
 
 def data_root(data_dir: str | os.PathLike | None) -> Path:
-    """`data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets, which is TFDS's own order."""
+    """`data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets, as in TFDS."""
     return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def find(name: str, root: Path) -> Path | None:
     """The folder of the newest prepared version of `name`; None if there is none.
 
-    TFDS prepares in a folder of another name and renames it when all is written, so a folder that
-    is named for a version is whole.
+    TFDS prepares in a folder of another name and renames it when everything is written, so a folder
+    that is named after a version is complete.
     """
     versions = [
         (tuple(map(int, info.parent.name.split("."))), info.parent)
@@ -53,9 +54,9 @@ def read_dataset(
     size: int | None = None,
     size_if_varying: int | None = None,
 ) -> Dataset:
-    """What `preparation.load_dataset` says, of a dataset that is prepared.
+    """`prepare.load_dataset` for a dataset that is already prepared.
 
-    `size_if_varying` stands in for `size` where images vary in size.
+    `size_if_varying` takes the place of `size` where images vary in size.
     """
     if size is not None and size < 1:
         raise UserError(f"size must be positive, got {size}")
@@ -83,16 +84,16 @@ def read_dataset(
     features = dict(info.features.items())
     image, label = features.get(image_key), features.get(label_key)
     if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8:
-        raise UserError(f"{image_key!r} of dataset {name!r} is no 8-bit image, but {image}")
+        raise UserError(f"{image_key!r} of dataset {name!r} is not an 8-bit image but {image}")
     if not isinstance(label, tfds.features.ClassLabel):
-        raise UserError(f"{label_key!r} of dataset {name!r} is no class label, but {label}")
+        raise UserError(f"{label_key!r} of dataset {name!r} is not a class label but {label}")
     height, width, channels = cast(tuple[int, int, int], image.shape)
     if size is None and (height is None or width is None):
         size = size_if_varying
     if size is not None:
         height = width = size
     if height is None or width is None:
-        raise UserError(f"images of dataset {name!r} vary in size; say which size to deliver")
+        raise UserError(f"images of dataset {name!r} vary in size; give the size to deliver")
     shard_lengths = {split: tuple(stored.shard_lengths) for split, stored in info.splits.items()}
     if "train" not in shard_lengths:
         raise UserError(f"dataset {name!r} has no split 'train', only {', '.join(shard_lengths)}")
@@ -100,7 +101,7 @@ def read_dataset(
     shape = (height, width, channels)
     fetch = _fetch_from(name, info, image_key, label_key, shape, resize=size is not None)
     total = sum(shard_lengths["train"])
-    train = Source((("train", 0, min(total, statistics.EXAMPLES)),), shape, fetch)
+    train = Source((("train", 0, min(total, statistics.MAX_EXAMPLES)),), shape, fetch)
     origin = f"the first {len(train):,} of {total:,} stored training examples"
     return Dataset(
         name=name,
@@ -116,14 +117,66 @@ def read_dataset(
 
 def prepare_command(name: str, data_dir: str | os.PathLike | None) -> str:
     """The command line that prepares `name`."""
-    needed = FILES[name][0] if name in FILES else None
+    files = FILES[name][0] if name in FILES else None
     if name.startswith("folder/"):
-        needed = "split/class/*.jpg_OR_TARS"
+        files = "split/class/*.jpg_OR_TARS"
     return (
         f"python -m cnn_jax data prepare {name}"
-        + (f" --manual-dir DIR_WITH_{needed}" if needed else "")
+        + (f" --manual-dir DIR_WITH_{files}" if files else "")
         + (f" --data-dir {data_dir}" if data_dir else "")
     )
+
+
+class Listing(NamedTuple):
+    """One line of `python -m cnn_jax data list`."""
+
+    name: str
+    version: str  # "" if it is not prepared
+    splits: str  # the number of examples in each, in words
+
+
+def list_datasets(data_dir: str | os.PathLike | None = None) -> list[Listing]:
+    """The newest version of every dataset prepared in `data_dir`, then those that could be."""
+    root = data_root(data_dir)
+    infos = [*root.glob("*/*/dataset_info.json"), *root.glob("*/*/*/dataset_info.json")]
+    names = sorted({info.parent.parent.relative_to(root).as_posix() for info in infos})
+    folders = {name: folder for name in names if (folder := find(name, root))}
+    prepared = [Listing(name, folder.name, _counts(folder)) for name, folder in folders.items()]
+    states: dict[str, str] = dict.fromkeys((*FILES, "folder/NAME"), "not prepared")
+    states[EMBEDDED] = "prepares itself"
+    return prepared + [Listing(name, "", s) for name, s in states.items() if name not in folders]
+
+
+def describe(name: str, data_dir: str | os.PathLike | None = None) -> dict[str, Any]:
+    """Everything known about a prepared dataset, ready to print or to write as JSON.
+
+    Images that vary in size are described as `load_dataset` with size 256 delivers them. Raises
+    UserError if the dataset is not prepared.
+    """
+    dataset = read_dataset(name, data_dir, size_if_varying=PHOTOGRAPH_SIZE)
+    folder = dataset.folder
+    assert folder is not None  # since it was read from one
+    splits = {split: sum(lengths) for split, lengths in dataset.shard_lengths.items()}
+    return {
+        "name": dataset.name,
+        "version": dataset.version,
+        "splits": splits,
+        "classes": list(dataset.class_names),
+        "image_shape": list(dataset.image_shape),
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
+        "mean_and_std_of": dataset.statistics.origin,
+        "sha256": dataset.statistics.sha256,
+        "bytes": sum(path.stat().st_size for path in folder.iterdir() if path.is_file()),
+        "resident_cache": {split: resident.is_saved(dataset, split) for split in splits},
+        "location": str(folder),
+    }
+
+
+def _counts(folder: Path) -> str:
+    info = json.loads((folder / "dataset_info.json").read_text())
+    counts = {split["name"]: sum(map(int, split["shardLengths"])) for split in info["splits"]}
+    return ", ".join(f"{split} {count:,}" for split, count in counts.items())
 
 
 def _fetch_from(
@@ -133,8 +186,8 @@ def _fetch_from(
 
     from cnn_jax.data import decode
 
-    # TFDS would parse and decode as well, parse in ten times the time, and decode to pixels that
-    # depend on whether OpenCV is installed, without a name for an image that is broken.
+    # TFDS could parse and decode too, but it takes ten times as long to parse, its pixels depend on
+    # whether OpenCV is installed, and it does not name an image that is broken.
     parse = cast(Any, tf_example_pb2).Example.FromString
     records = {
         split: _Records(stored.filepaths, stored.shard_lengths)
@@ -165,11 +218,11 @@ def _fetch_from(
 
 
 def encoded(dataset: Dataset, split: str, positions: Iterable[int]) -> list[bytes]:
-    """Images of a stored split as they are stored, not decoded."""
+    """The images at `positions` of a stored split as they are stored, not decoded."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.proto import tf_example_pb2
 
-    assert dataset.folder is not None  # datasets in memory have nothing stored
+    assert dataset.folder is not None  # datasets in memory store nothing
     info: Any = tfds.builder_from_directory(dataset.folder).info
     image_key, _ = info.supervised_keys or ("image", "label")
     stored, parse = info.splits[split], cast(Any, tf_example_pb2).Example.FromString
@@ -179,19 +232,19 @@ def encoded(dataset: Dataset, split: str, positions: Iterable[int]) -> list[byte
 
 
 class _Records:
-    """The records of a split's ArrayRecord files, by position; threads may share it.
+    """Random access to the records of a split's ArrayRecord files; threads may share it.
 
-    ArrayRecord's own data source starts threads for every call, and in C++ others that wait for
-    work at full speed: three times the processor time of the `seek` and `read` below.
+    ArrayRecord's own data source starts threads for every call, and in C++ others that busily wait
+    for work: three times the processor time of the `seek` and `read` below.
     """
 
     def __init__(self, files: Sequence[Any], lengths: Sequence[int]) -> None:
         self._files = files
         self._starts = [0, *itertools.accumulate(lengths)]
-        self._idle: list[list[Any]] = [[] for _ in files]  # open readers, which threads take
+        self._idle: list[list[Any]] = [[] for _ in files]  # open readers that no thread is using
 
     def read(self, position: int) -> bytes:
-        """One record. Raises RuntimeError or IndexError where a file is damaged or absent."""
+        """Read one record. Raises RuntimeError or IndexError if its file is damaged or absent."""
         file = bisect.bisect_right(self._starts, position) - 1
         try:
             reader = self._idle[file].pop()
@@ -205,7 +258,7 @@ class _Records:
     def _open(self, file: int) -> Any:
         from array_record.python.array_record_module import ArrayRecordReader
 
-        # Random access in the caller's thread: nothing is read ahead.
+        # Read in the caller's thread, nothing ahead.
         options = "readahead_buffer_size:0,max_parallelism:0"
         path = str(self._files[file])
         return ArrayRecordReader(path, options=options, file_reader_buffer_size=16384)

@@ -1,4 +1,4 @@
-"""A whole split as one array, decoded once and kept beside the stored examples."""
+"""Loads a whole split as one array, which is decoded once and kept beside the prepared dataset."""
 
 import json
 import zlib
@@ -17,17 +17,14 @@ _CHUNK = 512  # examples decoded by one thread at a time
 def load_resident(dataset: Dataset, split: str) -> Batch:
     """All examples of `split` in stored order: {"image": uint8 [N,H,W,C], "label": int32 [N]}.
 
-    The arrays may be read-only views of files. They are decoded the first time and written beside
-    the prepared dataset if that folder can be written; files that are stale or damaged are decoded
-    again. Raises UserError for a split that there is not, or an image that is broken.
+    The arrays may be read-only views of files. They are decoded the first time and saved beside the
+    prepared dataset if its folder can be written; where the saved files are stale or damaged, the
+    examples are decoded again. Raises UserError if there is no such split or an image is broken.
     """
     source = dataset.open(split)
     if dataset.folder is None:
         return source.read(np.arange(len(source)))
-    parts = [
-        _saved_slice(dataset, *wanted) or _decode_and_save(dataset, *wanted)
-        for wanted in source.ranges
-    ]
+    parts = [_saved(dataset, *part) or _decode_and_save(dataset, *part) for part in source.ranges]
     if len(parts) == 1:
         return parts[0]
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
@@ -36,12 +33,12 @@ def load_resident(dataset: Dataset, split: str) -> Batch:
 def is_saved(dataset: Dataset, split: str) -> bool:
     """Whether `load_resident` would read files instead of decoding."""
     ranges = dataset.open(split).ranges
-    return dataset.folder is not None and all(_saved_slice(dataset, *wanted) for wanted in ranges)
+    return dataset.folder is not None and all(_saved(dataset, *part) for part in ranges)
 
 
-def _saved_slice(dataset: Dataset, split: str, start: int, stop: int) -> Batch | None:
-    whole = sum(dataset.shard_lengths[split])
-    for first, last in ((0, whole), (start, stop)):  # a slice of a saved whole costs nothing
+def _saved(dataset: Dataset, split: str, start: int, stop: int) -> Batch | None:
+    total = sum(dataset.shard_lengths[split])
+    for first, last in ((0, total), (start, stop)):  # a slice of the saved whole split is free
         if saved := _load(dataset, split, first, last):
             return {key: values[start - first : stop - first] for key, values in saved.items()}
     return None
@@ -56,14 +53,14 @@ def _load(dataset: Dataset, split: str, start: int, stop: int) -> Batch | None:
     try:
         receipt = json.loads(paths["receipt"].read_text())
         arrays = {key: np.load(paths[key], mmap_mode="r") for key in expected}
-        sound = receipt["stamp"] == cache.stamp(_stored_in(dataset)) and all(
+        intact = receipt["stamp"] == cache.stamp(_folder_of(dataset)) and all(
             (arrays[key].dtype, arrays[key].shape) == expected[key]
             and receipt[key] == _checksum(arrays[key])
             for key in expected
         )
     except (OSError, ValueError, KeyError, TypeError, EOFError):
-        return None  # absent or damaged; either way it is decoded again
-    return arrays if sound else None
+        return None  # absent or damaged: decoded again
+    return arrays if intact else None
 
 
 def _decode_and_save(dataset: Dataset, split: str, start: int, stop: int) -> Batch:
@@ -77,23 +74,23 @@ def _decode_and_save(dataset: Dataset, split: str, start: int, stop: int) -> Bat
 
     with ThreadPoolExecutor() as threads:
         for _ in threads.map(fill, range(start, stop, _CHUNK)):
-            pass  # the loop raises what a thread has raised
+            pass  # raises what a thread has raised
     paths = _paths(dataset, split, start, stop)
     try:
         for key, values in arrays.items():
             cache.write(paths[key], partial(np.save, arr=values))
         receipt = {key: _checksum(values) for key, values in arrays.items()}
-        text = json.dumps({**receipt, "stamp": cache.stamp(_stored_in(dataset))})
+        text = json.dumps({**receipt, "stamp": cache.stamp(_folder_of(dataset))})
         cache.write(paths["receipt"], lambda file: file.write(text.encode()))
     except OSError:
-        pass  # a folder that cannot be written, or a full disk: decoded again next time
+        pass  # the folder cannot be written or the disk is full: decoded again next time
     return arrays
 
 
 def _paths(dataset: Dataset, split: str, start: int, stop: int) -> dict[str, Path]:
     height, width, channels = dataset.image_shape
     stem = f"{split}-{start}-{stop}-{height}x{width}x{channels}"
-    folder = _stored_in(dataset) / cache.FOLDER
+    folder = _folder_of(dataset) / cache.FOLDER
     return {
         "image": folder / f"{stem}-images.npy",
         "label": folder / f"{stem}-labels.npy",
@@ -101,8 +98,8 @@ def _paths(dataset: Dataset, split: str, start: int, stop: int) -> dict[str, Pat
     }
 
 
-def _stored_in(dataset: Dataset) -> Path:
-    assert dataset.folder is not None  # datasets in memory have nothing to save
+def _folder_of(dataset: Dataset) -> Path:
+    assert dataset.folder is not None  # datasets in memory save nothing
     return dataset.folder
 
 

@@ -1,4 +1,4 @@
-"""Exact mean and standard deviation of training pixels, and a fingerprint of the examples."""
+"""Exact mean and standard deviation of training pixels, and the SHA-256 of the examples."""
 
 import hashlib
 from collections.abc import Iterable
@@ -7,25 +7,26 @@ from math import sqrt
 
 import numpy as np
 
-# All of MNIST. TFDS stores examples in the order of a hash, so that the first of a larger set are
-# a random sample, and this many 256 x 256 photographs give each channel 4 * 10^9 pixels.
-EXAMPLES = 60_000
+# At most so many examples are measured: all of MNIST. TFDS stores examples in the order of a hash,
+# so the first ones of a larger set are a random sample, and this many photographs of 256 x 256 give
+# each channel 4 * 10^9 pixels.
+MAX_EXAMPLES = 60_000
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Statistics of training examples as they are delivered, before any augmentation."""
+    """Statistics of the training examples as they are delivered, before any augmentation."""
 
     mean: tuple[float, ...]  # per channel, in units of [0, 1]
-    std: tuple[float, ...]  # of the population; 1.0 for a channel that is constant
+    std: tuple[float, ...]  # of the population; 1.0 for a constant channel
     sha256: str  # of the pixels, then the labels as little-endian int32
-    origin: str  # which examples, in words
+    origin: str  # in words, which examples were measured
 
 
 class Fingerprint:
-    """SHA-256 of examples: their pixels, then their labels as little-endian int32.
+    """The SHA-256 of examples: of their pixels, then of their labels as little-endian int32.
 
-    It does not depend on how the examples are stored or cut into batches.
+    It does not depend on how the examples are stored or divided into batches.
     """
 
     def __init__(self) -> None:
@@ -33,12 +34,12 @@ class Fingerprint:
         self._labels: list[np.ndarray] = []
 
     def add(self, batch: dict[str, np.ndarray]) -> None:
-        """Take the next examples, {"image": uint8 [n,H,W,C], "label": int32 [n]}."""
+        """Add the next examples, {"image": uint8 [n,H,W,C], "label": int32 [n]}."""
         self._pixels.update(np.ascontiguousarray(batch["image"]).data)
         self._labels.append(batch["label"])
 
     def sha256(self) -> str:
-        """Of all that were added."""
+        """The digest of all examples added so far."""
         whole = self._pixels.copy()
         whole.update(np.concatenate(self._labels).astype("<i4").tobytes())
         return whole.hexdigest()
@@ -47,7 +48,7 @@ class Fingerprint:
 def measure(batches: Iterable[dict[str, np.ndarray]], origin: str) -> Statistics:
     """Statistics of all examples of `batches` ({"image": uint8 [n,H,W,C], "label": int32 [n]}).
 
-    The sums are integers, so they don't depend on how the examples are cut into batches.
+    The sums are integers, so they don't depend on how the examples are divided into batches.
     """
     content, counts = Fingerprint(), None
     for batch in batches:

@@ -1,4 +1,4 @@
-"""Blocks of batches read and decoded ahead of use, in the order asked for."""
+"""Reads and decodes blocks of batches ahead of use, in the order requested."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -9,9 +9,9 @@ import numpy as np
 
 from cnn_jax.data.datasets import Batch, Source
 
-_AHEAD = 2  # batches kept ready besides those that readers are at work on
+_AHEAD = 2  # batches kept ready besides those that are being read
 
-# Reads one batch into its place in a block; the block, where that makes it whole.
+# Reads one batch into its place in a block; with the block itself if that is its last batch.
 _Job = tuple[Callable[[], Batch], Batch | None]
 
 
@@ -21,13 +21,14 @@ def stream(
     indices_of: Callable[[int], np.ndarray],
     readers: int,
 ) -> Generator[Batch, None, None]:
-    """For each (start, stop) of `blocks` the batches of its steps, `source.read(indices_of(step))`.
+    """Yields, for each (start, stop) of `blocks`, the stacked batches of the steps start .. stop-1.
 
-    They come stacked: {"image": uint8 [k, b, H, W, C], "label": int32 [k, b]}, k = stop - start.
-    `readers` is the number of threads that read and decode whole batches ahead of use, each into
-    its place; 0 reads a block when it is asked for, in the caller's thread. The batches don't
-    depend on it. What a reader raises is raised here, in the block's turn. Closing the iterator,
-    or dropping it, ends the readers. Raises ValueError if readers is negative.
+    The batch of a step is `source.read(indices_of(step))`, a block
+    {"image": uint8 [k, b, H, W, C], "label": int32 [k, b]} with k = stop - start. `readers` threads
+    read and decode whole batches ahead of use, each into its place; with 0, a block is read in the
+    caller's thread when it is requested. The batches don't depend on it. What a reader raises is
+    raised here, in the turn of its block. Closing or dropping the iterator ends the readers.
+    Raises ValueError if `readers` is negative.
     """
     if readers < 0:
         raise ValueError(f"readers must be 0 or more, got {readers}")
@@ -48,28 +49,28 @@ def _jobs(
 
 
 def _read(jobs: Generator[_Job, None, None]) -> Generator[Batch, None, None]:
-    for job, whole in jobs:
-        job()
-        if whole is not None:
-            yield whole
+    for read_batch, block in jobs:
+        read_batch()
+        if block is not None:
+            yield block
 
 
 def _read_ahead(jobs: Generator[_Job, None, None], readers: int) -> Generator[Batch, None, None]:
-    # Threads suffice: what reads, decodes and copies lets go of the interpreter.
+    # Threads suffice, since reading, decoding and copying release the interpreter lock.
     pool, waiting = ThreadPoolExecutor(readers, "stream"), deque[tuple[Future, Batch | None]]()
 
-    def first() -> Batch | None:
-        done, whole = waiting.popleft()
-        done.result()  # raises what the reader has raised
-        return whole
+    def finish_first() -> Batch | None:
+        reading, block = waiting.popleft()
+        reading.result()  # raises what the reader has raised
+        return block
 
     try:
-        for job, whole in jobs:
-            waiting.append((pool.submit(job), whole))
-            if len(waiting) == readers + _AHEAD and (block := first()):
-                yield block
+        for read_batch, block in jobs:
+            waiting.append((pool.submit(read_batch), block))
+            if len(waiting) == readers + _AHEAD and (finished := finish_first()):
+                yield finished
         while waiting:
-            if block := first():
-                yield block
+            if finished := finish_first():
+                yield finished
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -13,7 +14,8 @@ from PIL import Image
 
 from cnn_jax.augment import photographs
 from cnn_jax.augment.photographs import Colours, colour_noise, measure_colours, random_resized_crop
-from cnn_jax.data import array_dataset, cache
+from cnn_jax.data import array_dataset
+from cnn_jax.data import cache as kept
 from cnn_jax.data.datasets import Dataset
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -29,16 +31,36 @@ def mapped(transform, count: int, image: np.ndarray = IMAGE) -> np.ndarray:
     return np.asarray(jax.jit(jax.vmap(transform, (0, None)))(keys(count), image))
 
 
+FULLS = ((40, 60), (400, 400), (40, 90), (90, 40), (40, 44))  # heights and widths
+SIZES = (7, 24, 64)  # always, sometimes and hardly ever smaller than the rectangle
+
+
+@jax.jit
+def all_rectangles(keys: jax.Array, scale: tuple[float, float]) -> dict:
+    def draw(key: jax.Array) -> dict:
+        return {full: photographs._rectangle(key, full, scale, (3 / 4, 4 / 3)) for full in FULLS}
+
+    return jax.vmap(draw)(keys)
+
+
 def rectangles(
-    full: tuple[int, int],
-    count: int,
-    scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    full: tuple[int, int], count: int, scale: tuple[float, float] = (0.08, 1.0)
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Corners [count, 2] and shapes [count, 2]."""
-    draw = jax.jit(jax.vmap(lambda key: photographs._rectangle(key, full, scale, ratio)))
-    place, shape = draw(keys(count))
-    return np.asarray(place), np.asarray(shape)
+    """Corners [count, 2] and shapes [count, 2], under the first `count` of 4,000 keys."""
+    place, shape = all_rectangles(keys(4000), scale)[full]
+    return np.asarray(place)[:count], np.asarray(shape)[:count]
+
+
+@cache
+def resized_crops() -> dict[int, np.ndarray]:
+    """20 random crops of IMAGE in each of SIZES, under the first 20 of 4,000 keys."""
+
+    @jax.jit
+    @jax.vmap
+    def crops(key: jax.Array) -> dict[int, jax.Array]:
+        return {size: random_resized_crop(size)(key, jnp.asarray(IMAGE)) for size in SIZES}
+
+    return {size: np.asarray(crop) for size, crop in crops(keys(4000)[:20]).items()}
 
 
 def pillow(image: np.ndarray, place: np.ndarray, shape: np.ndarray, size: int) -> np.ndarray:
@@ -52,10 +74,10 @@ def pillow(image: np.ndarray, place: np.ndarray, shape: np.ndarray, size: int) -
     return np.stack([np.asarray(channel) for channel in channels], axis=-1)
 
 
-@pytest.mark.parametrize("size", [7, 24, 64])  # always, sometimes and hardly ever smaller
+@pytest.mark.parametrize("size", SIZES)
 def test_random_resized_crop_is_pillows(size: int) -> None:
     places, shapes = rectangles(IMAGE.shape[:2], 20)
-    outcome = mapped(random_resized_crop(size), 20)
+    outcome = resized_crops()[size]
     assert outcome.dtype == np.float32 and outcome.shape == (20, size, size, 3)
     for crop, place, shape in zip(outcome, places, shapes, strict=True):
         np.testing.assert_allclose(crop, pillow(IMAGE, place, shape, size), atol=2e-3)
@@ -97,8 +119,8 @@ def test_rectangles_that_do_not_fit_are_drawn_again_and_the_tenth_falls_back() -
         ((90, 40), [18, 0], [53, 40]),  # too high
         ((40, 44), [0, 0], [40, 44]),
     ):
-        found = rectangles(full, 3, scale=(1.5, 2.0))  # fits nowhere
-        np.testing.assert_array_equal(found, [[place] * 3, [shape] * 3])
+        fallback = rectangles(full, 3, scale=(1.5, 2.0))  # fits nowhere
+        np.testing.assert_array_equal(fallback, [[place] * 3, [shape] * 3])
 
 
 COLOURS = Colours(
@@ -146,7 +168,7 @@ def test_colour_noise_refuses_other_lengths() -> None:
 @pytest.mark.parametrize("transform", [random_resized_crop(8), colour_noise(COLOURS)])
 def test_random_transforms_refuse_to_work_without_a_key(transform) -> None:
     with pytest.raises(ValueError, match="needs a key"):
-        transform(None, jnp.asarray(IMAGE))
+        jax.eval_shape(transform, None, IMAGE)
 
 
 def dataset(count: int = 70) -> Dataset:
@@ -175,7 +197,7 @@ def test_colours_are_measured_once_and_again_when_the_files_change(tmp_path: Pat
     stored = dataclasses.replace(dataset(), folder=tmp_path)
     (tmp_path / "shard").write_text("as prepared")
     first = measure_colours(stored)
-    saved = tmp_path / cache.FOLDER / "colours-5x4x3.json"
+    saved = tmp_path / kept.FOLDER / "colours-5x4x3.json"
     assert json.loads(saved.read_text())["mean"] == first.mean.tolist()
 
     other = dataclasses.replace(dataset(80), folder=tmp_path)

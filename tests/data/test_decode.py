@@ -1,4 +1,4 @@
-"""Decoding into a batch: the pixels that Pillow gives, whoever decodes, and its errors."""
+"""Decoding: Pillow's pixels and errors, whichever library decodes; fitting to one size."""
 
 import io
 from typing import Any
@@ -81,3 +81,28 @@ def test_what_cannot_be_read_is_refused_as_pillow_does(data: bytes) -> None:
 def test_another_shape_is_refused(case: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"its shape is \(38, 45, 3\), not"):
         into(CASES[case], shape)
+
+
+def test_the_shorter_side_is_scaled_and_the_centre_kept() -> None:
+    # Red, green, blue, each a third of the width: the central square is the green third.
+    stripes = np.repeat(np.eye(3, dtype=np.uint8) * 255, 40, axis=0)[None].repeat(40, axis=0)
+    wide = Image.fromarray(stripes)
+    tall = wide.transpose(Image.Transpose.ROTATE_90)
+    for image in (wide, tall):
+        pixels = np.asarray(decode.fit(image, 20))
+        assert pixels.shape == (20, 20, 3)
+        assert np.all(pixels[2:-2, 2:-2] == (0, 255, 0))
+    assert decode.fit(Image.new("L", (3, 7)), 16).size == (16, 16)
+
+
+def test_scaling_down_averages_instead_of_picking() -> None:
+    chess = Image.fromarray((np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8))
+    np.testing.assert_allclose(np.asarray(decode.fit(chess, 16))[1:-1, 1:-1], 127.5, atol=10)
+
+
+def test_what_has_the_size_already_is_kept_byte_for_byte() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
+    content = encoded(Image.fromarray(noise), "PNG")
+    assert decode.to_stored(content, channels=3, size=16) == content
+    np.testing.assert_array_equal(decode.decode(content, channels=3), noise)
+    assert decode.to_stored(content, channels=1, size=16) != content

@@ -1,7 +1,6 @@
-"""What is done to datasets, before a run and to finished ones.
+"""What is done to datasets, and to finished runs.
 
 python -m cnn_jax data prepare mnist
-python -m cnn_jax preflight experiments.lenet5_mnist --batch-size 256
 python -m cnn_jax evaluate runs/lenet5_digits-1a2b3c4d
 python -m cnn_jax reproduce runs/lenet5_digits-1a2b3c4d
 python -m cnn_jax shift runs/lenet5_digits-1a2b3c4d --max-shift 4 --out pictures
@@ -26,7 +25,6 @@ from cnn_jax.commands.maps import maps
 from cnn_jax.commands.maximize import maximize
 from cnn_jax.commands.page import page
 from cnn_jax.commands.plot import plot
-from cnn_jax.commands.preflight import preflight
 from cnn_jax.commands.reproduce import reproduce, verify_resume
 from cnn_jax.commands.shift import shift
 from cnn_jax.errors import UserError
@@ -63,7 +61,6 @@ def data_command(
 
 
 COMMANDS = {
-    "preflight": preflight,
     "evaluate": evaluate,
     "reproduce": reproduce,
     "verify-resume": verify_resume,

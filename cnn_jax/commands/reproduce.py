@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import json as json_module
 import tempfile
 from pathlib import Path
@@ -13,8 +14,8 @@ from rich.table import Table
 
 from cnn_jax.check import reproduce as reproduction
 from cnn_jax.check import resume as verification
-from cnn_jax.cli import find_experiment
 from cnn_jax.commands.arguments import DataDir, Script, Unknown
+from cnn_jax.errors import UserError
 
 
 def reproduce(
@@ -71,7 +72,7 @@ def verify_resume(
         kills: How often the second run is killed; every second time while it saves.
         scratch: Folder for the two runs; it stays. Default: one that goes.
     """
-    script = find_experiment(experiment)
+    script = _find_script(experiment)
     with contextlib.ExitStack() as stack:
         where = scratch or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         found = verification.verify_resume(script, flags, kills, where)
@@ -80,6 +81,22 @@ def verify_resume(
     print(f"{'identical' if found.identical else 'NOT identical'} after {found.steps} steps")
     if not found.identical:
         raise SystemExit(1)
+
+
+def _find_script(name: str) -> Path:
+    """The file of an experiment, named as a module or as a file.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    try:
+        spec = None if name.endswith(".py") else importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        spec = None
+    path = Path(name if spec is None or spec.origin is None else spec.origin)
+    if path.suffix != ".py" or not path.is_file():
+        raise UserError(f"no experiment {name}: give a module (experiments.lenet5_mnist) or a file")
+    return path
 
 
 def _brief(value: Any) -> str:

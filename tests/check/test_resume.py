@@ -65,3 +65,10 @@ def test_a_run_too_short_to_be_killed_is_said(tmp_path: Path) -> None:
         train_with_kills(script, [], 1, tmp_path / "killed", tmp_path / "straight", RANDOM)
     with pytest.raises(UserError, match="is not empty: choose another --scratch"):
         verify_resume(script, [], 1, tmp_path, say=lambda _: None)
+
+
+@pytest.mark.parametrize("name", ["experiments.nothing", "nothing.py"])
+def test_an_experiment_that_is_not_there_is_said_in_a_line(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    programs.assert_refused(["verify-resume", name], f"no experiment {name}", capsys)

@@ -92,11 +92,11 @@ def _parse(
     )
     about = (sys.modules[config_class.__module__].__doc__ or "").strip()
     with usage_errors_in_one_line():
-        parsed: Any = tyro.cli(flags, args=arguments, description=about, prog=_command(script))
+        parsed: Any = tyro.cli(flags, args=arguments, description=about, prog=called_as(script))
     return parsed.recipe, parsed.run, parsed.seeds, parsed.preflight
 
 
-def _command(script: Path) -> str:
+def called_as(script: Path) -> str:
     """The command that runs a script, as it was called, to be pasted into a shell."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)  # None if a file was started
     if spec is not None and spec.origin == str(script):

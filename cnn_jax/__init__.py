@@ -1,7 +1,7 @@
 """Classic convolutional networks in JAX: pure functions, exact evaluation, runs that resume.
 
-Start at `experiments/lenet5_digits.py` for what a run is, then `experiment.py` (the types),
-`step.py` (what one step computes) and `train.py` (the loop). README.md holds the file map.
+To read the code, start at `experiments/lenet5_digits.py` (a whole recipe), then `experiment.py`
+(the types), `step.py` (one training step) and `train.py` (the loop). README.md has a map of all.
 """
 
 __version__ = "0.1.0"

@@ -1,17 +1,23 @@
-"""What is done to datasets, before a run and to finished ones.
+"""Prepare datasets, evaluate and check runs, and look into trained networks.
 
-python -m cnn_jax data prepare mnist
-python -m cnn_jax preflight experiments.lenet5_mnist --batch-size 256
-python -m cnn_jax evaluate runs/lenet5_digits-1a2b3c4d
-python -m cnn_jax reproduce runs/lenet5_digits-1a2b3c4d
-python -m cnn_jax shift runs/lenet5_digits-1a2b3c4d --max-shift 4 --out pictures
-python -m cnn_jax convolve digits:test:3 --kernel top-edge --out edges
-python -m cnn_jax maps runs/lenet5_digits-1a2b3c4d --index 3 --out maps
-python -m cnn_jax maximize runs/lenet5_digits-1a2b3c4d --layer C3 --unit 4 --out patches
-python -m cnn_jax page runs/lenet5_digits-1a2b3c4d --out page.html
+Examples, with the folder of a run for RUN:
+
+    python -m cnn_jax data prepare mnist
+    python -m cnn_jax evaluate RUN
+    python -m cnn_jax reproduce RUN
+    python -m cnn_jax shift RUN --max-shift 4 --out pictures
+    python -m cnn_jax convolve digits:test:3 --kernel top-edge --out edges
+    python -m cnn_jax maps RUN --index 3 --out maps
+    python -m cnn_jax maximize RUN --layer C3 --unit 4 --out patches
+    python -m cnn_jax page RUN --out page.html
+
+"python -m cnn_jax COMMAND --help" explains a command.
 """
 
 import functools
+import inspect
+import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Union
 
@@ -26,27 +32,37 @@ from cnn_jax.commands.maps import maps
 from cnn_jax.commands.maximize import maximize
 from cnn_jax.commands.page import page
 from cnn_jax.commands.plot import plot
-from cnn_jax.commands.preflight import preflight
 from cnn_jax.commands.reproduce import reproduce, verify_resume
 from cnn_jax.commands.shift import shift
 from cnn_jax.errors import UserError
 
 
-def _one_of(commands: Mapping[str, Callable[..., Any]]) -> Any:
-    """A type that tyro reads as sub-commands; the call comes back unmade, so that all flags
-    are checked before anything runs.
+def _one_of(commands: Mapping[str, Callable[..., Any]], briefly: bool = False) -> Any:
+    """A type that tyro reads as sub-commands. Parsing binds a command's arguments without calling
+    it, so that all flags are checked before anything runs.
+
+    Args:
+        briefly: describe each command by the first line of its docstring alone.
     """
 
-    def later(command: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(command)
-        def bind(*args: Any, **kwargs: Any) -> Callable[[], Any]:
+    def describe(command: Callable[..., Any]) -> str:
+        text = inspect.getdoc(command) or ""
+        # tyro shows the line breaks inside an argument's description as they are.
+        return text.splitlines()[0] if briefly else re.sub(r"\n {8}", " ", text)
+
+    def binding(command: Callable[..., Any]) -> Callable[..., Any]:
+        def partial(*args: Any, **kwargs: Any) -> Callable[[], Any]:
             return functools.partial(command, *args, **kwargs)
 
+        bind: Any = functools.wraps(command)(partial)
+        bind.__signature__ = inspect.signature(command)
+        bind.__doc__ = describe(command)
+        del bind.__wrapped__  # tyro would follow it to the command's own docstring
         return bind
 
     return Union[  # noqa: UP007 (made of a table)
         tuple(
-            Annotated[Any, tyro.conf.subcommand(name, constructor=later(command))]
+            Annotated[Any, tyro.conf.subcommand(name, constructor=binding(command))]
             for name, command in commands.items()
         )
     ]
@@ -58,32 +74,32 @@ DataCommand = _one_of({"prepare": data.prepare, "list": data.list_all, "info": d
 def data_command(
     command: tyro.conf.OmitArgPrefixes[tyro.conf.OmitSubcommandPrefixes[DataCommand]],  # pyright: ignore
 ) -> None:
-    """Prepare datasets, list them, describe one."""
+    """Prepare datasets, list them, or describe one."""
     command()
 
 
 COMMANDS = {
-    "preflight": preflight,
+    "data": data_command,
     "evaluate": evaluate,
+    "plot": plot,
     "reproduce": reproduce,
     "verify-resume": verify_resume,
-    "page": page,
-    "plot": plot,
     "shift": shift,
     "convolve": convolve,
     "maps": maps,
     "kernels": kernels,
     "maximize": maximize,
-    "data": data_command,
+    "page": page,
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the sub-command that the command line names."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     with exit_on_user_error():
         with usage_errors_in_one_line():
             run, others = tyro.cli(
-                _one_of(COMMANDS),
+                _one_of(COMMANDS, briefly=not COMMANDS.keys() & set(arguments)),
                 prog="python -m cnn_jax",
                 description=__doc__,
                 args=arguments,
@@ -92,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if "flags" in run.keywords:
                 run = functools.partial(run, flags=others)
             elif others:
-                raise UserError(f"Unrecognized options: {' '.join(others)}")
+                raise UserError(f"unrecognized options: {' '.join(others)}")
         run()
 
 

@@ -3,34 +3,43 @@
 import contextlib
 import dataclasses
 import errno
-import importlib.util
 import io
+import json
 import os
-import runpy
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import tyro
 from absl import logging as absl_logging
+from rich.console import Console
 
 from cnn_jax import runs
+from cnn_jax.check import preflight as costs
 from cnn_jax.data import content_sha256
 from cnn_jax.devices import parallel, process
 from cnn_jax.devices.signals import late_request
 from cnn_jax.errors import Stopped, UserError
 from cnn_jax.experiment import Experiment
-from cnn_jax.seeds import Several, folder_name, stack, unstacked
+from cnn_jax.seeds import Several, Variant, folder_name, stack, unstacked
 from cnn_jax.step import init_state
 from cnn_jax.train import Options, train
 
 Build = Callable[[Any, Path | None], Experiment]
-Instead = Callable[[Experiment, Options, Path], Any]
 
-_instead: ContextVar[Instead | None] = ContextVar("instead", default=None)
+
+@dataclass(frozen=True)
+class Preflight:
+    """What the run will cost, before it starts."""
+
+    preflight: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print the work, memory and disk that the run will take, and exit without training."""
+    preflight_json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """The same, printed as JSON."""
 
 
 def main(
@@ -39,57 +48,139 @@ def main(
     options: Options = Options(),  # noqa: B008 (frozen)
     arguments: Sequence[str] | None = None,
 ) -> Any:
-    """Train the experiment that the command line describes, or go on with it.
+    """Train the experiment that the command line describes, or resume it.
 
-    Every field of the script's `Config`, of `train.Options` and of `several.Several` is a flag;
-    `options` holds the defaults where the script wants others. A `UserError` ends the program with
-    one line and exit code 2, a `Stopped` with one and 75.
+    Every field of the script's `Config`, of `train.Options`, `seeds.Several` and `Preflight` is a
+    flag; `options` holds the defaults where the script wants others. A `UserError` ends the program
+    with one line and exit code 2, a `Stopped` with one line and exit code 75.
 
     Returns:
-        the final evaluation; a list of them where trainings were made one after the other.
+        the final evaluation; a list of them if trainings ran one after the other; None if only the
+        cost was asked for.
     """
     with exit_on_user_error():
         script = runs.find_script(config_class, build)
-        config, options, several = _parse(config_class, options, arguments)
+        config, options, several, cost = _parse(script, config_class, options, arguments)
         options.check()
-        if options.deterministic:
-            process.choose_deterministic_kernels()
-        if _instead.get() is None:
-            process.keep_compiled_programs()
-        parallel.initialise_processes(
-            options.distributed, options.coordinator, options.num_processes, options.process_id
-        )
-        process.keep_freed_memory()
         variants = several.variants(config)
-        if variants == [{}]:
-            experiment = build(config, options.data_dir)
-            return _train(script, config, experiment, options)
-        if _instead.get() is not None:
-            raise UserError("this is of one training: leave out --seeds and --sweep")
-        described = dataclasses.asdict(several)
-        folder = options.workdir or runs.default_folder(script, config, described)
-        stacked = stack(build, config, variants, options.data_dir, options.feed)
-        if stacked is not None:
-            where = dataclasses.replace(options, workdir=folder)
-            result = _train(script, config, stacked, where, described)
-            folders, each = [folder], unstacked(result)
-        else:
-            result, folders = [], [folder / folder_name(variant) for variant in variants]
-            for variant, own in zip(variants, folders, strict=True):
-                one = dataclasses.replace(config, **variant)
-                experiment = build(one, options.data_dir)
-                where = dataclasses.replace(options, workdir=own)
-                with late_request() as came:
-                    result.append(_train(script, one, experiment, where))
-                if came() and own is not folders[-1]:
-                    raise Stopped(f"stopped after {own}: the same command goes on with the next")
-            each = result
-        if parallel.is_primary() and options.stop_at is None:
-            # Matplotlib and SciPy take seconds to import, which a single training is spared.
-            from cnn_jax.evaluate.summary import sum_up
+        asks_for_cost = cost.preflight or cost.preflight_json
+        if asks_for_cost and variants != [{}]:
+            raise UserError("--preflight is for one training: leave out --seeds and --sweep")
 
-            sum_up(folder, folders, variants, each)
-        return result
+        _prepare_process(options, compiles=not asks_for_cost)
+        if asks_for_cost:
+            folder = options.workdir or runs.default_folder(script, config)
+            _print_cost(build(config, options.data_dir), options, folder, cost.preflight_json)
+            return None
+        if variants == [{}]:
+            return _train(script, config, build(config, options.data_dir), options)
+        return _train_variants(script, config, build, options, several, variants)
+
+
+def _parse(
+    script: Path, config_class: type[Any], options: Options, arguments: Sequence[str] | None
+) -> tuple[Any, Options, Several, Preflight]:
+    """Read the flags of a script; without `arguments`, those that it was called with."""
+    flags = dataclasses.make_dataclass(
+        "Flags",
+        [
+            ("recipe", tyro.conf.OmitArgPrefixes[config_class], config_class()),
+            ("run", tyro.conf.OmitArgPrefixes[Options], options),
+            ("seeds", tyro.conf.OmitArgPrefixes[Several], Several()),
+            ("preflight", tyro.conf.OmitArgPrefixes[Preflight], Preflight()),
+        ],
+    )
+    about = (sys.modules[config_class.__module__].__doc__ or "").strip()
+    with usage_errors_in_one_line():
+        parsed: Any = tyro.cli(flags, args=arguments, description=about, prog=called_as(script))
+    return parsed.recipe, parsed.run, parsed.seeds, parsed.preflight
+
+
+def called_as(script: Path) -> str:
+    """The command that runs a script, as it was called, to be pasted into a shell."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)  # None if a file was started
+    if spec is not None and spec.origin == str(script):
+        return f"python -m {spec.name}"
+    here = Path.cwd()
+    path = script.relative_to(here) if here in script.parents else script
+    return shlex.join(["python", str(path)])
+
+
+def _prepare_process(options: Options, compiles: bool) -> None:
+    """Make the settings that must precede JAX's first use of a device; join other processes."""
+    if options.deterministic:
+        process.choose_deterministic_kernels()
+    if compiles:
+        process.keep_compiled_programs()
+    parallel.initialise_processes(
+        options.distributed, options.coordinator, options.num_processes, options.process_id
+    )
+    process.keep_freed_memory()
+
+
+def _print_cost(experiment: Experiment, options: Options, folder: Path, as_json: bool) -> None:
+    """Print what training in `folder` would take, once for all processes."""
+    report = costs.preflight(experiment, options, folder)
+    if not parallel.is_primary():
+        return
+    if as_json:
+        print(json.dumps(report))
+    else:
+        Console().print(costs.table(report))
+
+
+def _train_variants(
+    script: Path,
+    config: Any,
+    build: Build,
+    options: Options,
+    several: Several,
+    variants: Sequence[Variant],
+) -> Any:
+    """Train every variant of `config` and summarise them: side by side in one run folder if they
+    can be stacked, else one after the other in a run folder each.
+    """
+    flags = dataclasses.asdict(several)
+    folder = options.workdir or runs.default_folder(script, config, flags)
+    options = dataclasses.replace(options, workdir=folder)
+    stacked = stack(build, config, variants, options.data_dir, options.feed)
+    if stacked is not None:
+        result = _train(script, config, stacked, options, flags)
+        folders, results = [folder], unstacked(result)
+    else:
+        folders = [folder / folder_name(variant) for variant in variants]
+        result = results = _train_in_turn(script, config, build, options, variants, folders)
+    if parallel.is_primary() and options.stop_at is None:
+        # Imports Matplotlib and SciPy, which takes seconds that a single training is spared.
+        from cnn_jax.evaluate.summary import sum_up
+
+        sum_up(folder, folders, variants, results)
+    return result
+
+
+def _train_in_turn(
+    script: Path,
+    config: Any,
+    build: Build,
+    options: Options,
+    variants: Sequence[Variant],
+    folders: Sequence[Path],
+) -> list[Any]:
+    """Train the variants one after the other, each in its folder.
+
+    Raises:
+        Stopped: a signal came, even if it was too late for the training that it interrupted.
+    """
+    results = []
+    for variant, folder in zip(variants, folders, strict=True):
+        varied = dataclasses.replace(config, **variant)
+        experiment = build(varied, options.data_dir)
+        with late_request() as signalled:
+            where = dataclasses.replace(options, workdir=folder)
+            results.append(_train(script, varied, experiment, where))
+        if signalled() and folder is not folders[-1]:
+            raise Stopped(f"stopped after {folder}: the same command continues with the next one")
+    return results
 
 
 def _train(
@@ -99,13 +190,20 @@ def _train(
     options: Options,
     several: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Train in the run folder, or go on there, if it is this experiment's."""
+    """Train in the run folder, or resume there if it holds this experiment's run."""
     parallel.check_divides(experiment.batch_size, options.accumulate)
-    jax.eval_shape(lambda: init_state(experiment))  # images too small are refused here
+    jax.eval_shape(lambda: init_state(experiment))  # refuses images that are too small
     folder = options.workdir or runs.default_folder(script, config)
-    if (instead := _instead.get()) is not None:
-        return instead(experiment, options, folder)
     identity = runs.identity(script, config, _describe_data(experiment), several)
+    with _claimed(folder, script, identity, options):
+        return train(experiment, folder, options)
+
+
+@contextlib.contextmanager
+def _claimed(
+    folder: Path, script: Path, identity: dict[str, Any], options: Options
+) -> Iterator[None]:
+    """Hold the run folder: the first process makes or locks it, and all end if it may not."""
     with contextlib.ExitStack() as held:
         refusal = ""
         if parallel.is_primary():
@@ -117,55 +215,15 @@ def _train(
                 refusal = str(error)
         if refusal := parallel.from_primary(refusal):
             raise UserError(refusal)
-        runs.check(folder, script, identity)  # in every process: flags that differ are found
+        runs.check(folder, script, identity)  # by every process: its flags may differ
         if parallel.is_primary():
-            for changed in runs.environment_changes(folder):
-                print(f"warning: since this run began, {changed}", file=sys.stderr)
-        return train(experiment, folder, options)
-
-
-def find_experiment(name: str) -> Path:
-    """The file of an experiment: `experiments.lenet5_mnist`, or a path that ends in .py.
-
-    Raises:
-        UserError: there is no such file.
-    """
-    try:
-        found = None if name.endswith(".py") else importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        found = None
-    path = Path(name if found is None or found.origin is None else found.origin)
-    if path.suffix != ".py" or not path.is_file():
-        raise UserError(f"no experiment {name}: give a module (experiments.lenet5_mnist) or a file")
-    return path
-
-
-def run_script(script: Path, arguments: Sequence[str], instead: Instead) -> None:
-    """Run a script as a program, but call `instead(experiment, options, folder)` where it would
-    train.
-
-    Raises:
-        UserError: it never comes to that.
-    """
-    reached: list[bool] = []
-
-    def note(*found: Any) -> None:
-        reached.append(True)
-        instead(*found)
-
-    token, argv = _instead.set(note), sys.argv
-    sys.argv = [str(script), *arguments]
-    try:
-        runpy.run_path(str(script), run_name="__main__")
-    finally:
-        _instead.reset(token)
-        sys.argv = argv
-    if not reached:
-        raise UserError(f"{script} is not an experiment: it does not call cnn_jax.cli.main")
+            for change in runs.environment_changes(folder):
+                print(f"warning: since this run began, {change}", file=sys.stderr)
+        yield
 
 
 def _describe_data(experiment: Experiment) -> dict[str, Any]:
-    """Which examples a run is of: an unknown split is refused here."""
+    """The name, hashes and sizes of a run's data. Raises UserError for an unknown split."""
     data = experiment.dataset
     return {
         "name": data.name,
@@ -179,21 +237,21 @@ def _describe_data(experiment: Experiment) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def usage_errors_in_one_line() -> Iterator[None]:
-    """Around a call of tyro: what is wrong with the flags becomes a `UserError`, not a box."""
-    said = io.StringIO()
+    """Turn what tyro says of wrong flags, a box of several lines, into a `UserError`."""
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(output):
             yield
     except SystemExit as error:
         if not error.code:  # --help
             raise
-        words = "".join(c if c not in "╭╮╰╯│─" else " " for c in said.getvalue()).split()
+        words = "".join(c if c not in "╭╮╰╯│─" else " " for c in output.getvalue()).split()
         raise UserError(" ".join(words)) from None
 
 
 @contextlib.contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Turn `UserError`, `Stopped` and a full disk into one line and their exit code."""
+    """End the program with one line and an exit code on `UserError`, `Stopped` or a full disk."""
     _quieten_libraries()
     try:
         yield
@@ -203,7 +261,10 @@ def exit_on_user_error() -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(f"error: the disk is full ({error}): make room, then go on", file=sys.stderr)
+        print(
+            f"error: the disk is full ({error}): free some space, then repeat the command",
+            file=sys.stderr,
+        )
         raise SystemExit(2) from None
     except Stopped as stop:
         print(stop, file=sys.stderr)
@@ -211,21 +272,6 @@ def exit_on_user_error() -> Iterator[None]:
 
 
 def _quieten_libraries() -> None:
-    """Orbax logs the traceback of every error that it then raises."""
+    """Silence Orbax, which logs the traceback of every error that it then raises."""
     absl_logging.set_verbosity(absl_logging.FATAL)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-
-
-def _parse(config_class: type[Any], options: Options, arguments: Sequence[str] | None) -> Any:
-    flags = dataclasses.make_dataclass(
-        "Flags",
-        [
-            ("recipe", tyro.conf.OmitArgPrefixes[config_class], config_class()),
-            ("run", tyro.conf.OmitArgPrefixes[Options], options),
-            ("several", tyro.conf.OmitArgPrefixes[Several], Several()),
-        ],
-    )
-    about = (sys.modules[config_class.__module__].__doc__ or "").strip()
-    with usage_errors_in_one_line():
-        parsed: Any = tyro.cli(flags, args=arguments, description=about)
-    return parsed.recipe, parsed.run, parsed.several

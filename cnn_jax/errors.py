@@ -2,20 +2,18 @@
 
 
 class UserError(ValueError):
-    """A mistake or a missing thing outside the code: a bad flag, an absent dataset, a
-    folder of another run.
+    """A mistake outside the code: a bad flag, a missing dataset, a folder of another run.
 
-    The message is one line that names what is wrong and what to do. Command lines print it as
-    `error: <message>` and exit with code 2; anything else that is raised is a bug and keeps its
-    traceback.
+    The message is one line that says what is wrong and what to do. Command lines print it as
+    `error: <message>` and exit with code 2; any other exception is a bug and keeps its traceback.
     """
 
 
 class Stopped(Exception):
-    """A signal ended a run after a checkpoint; the same command goes on from it.
+    """A signal ended a run, after a checkpoint from which the same command resumes.
 
-    Command lines print the message and exit with `EXIT_CODE`, which is how a job script knows to
-    queue the job again.
+    Command lines print the message and exit with `EXIT_CODE`, which tells a job script to queue the
+    job again.
     """
 
     EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later

@@ -3,24 +3,26 @@
 import contextlib
 import dataclasses
 import json
+import runpy
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import programs
 import pytest
 import tiny
 
-from cnn_jax import __main__ as program
 from cnn_jax import cli, runs
 from cnn_jax.check.reproduce import reproduce
-from cnn_jax.data import content_sha256
+from cnn_jax.data import array_dataset, content_sha256
 from cnn_jax.errors import UserError
 from cnn_jax.runs import environment as receipt
+from cnn_jax.seeds import Several
 from cnn_jax.train import Options
+from experiments import lenet5_fashion_mnist, lenet5_mnist
 
 
 def refused(arguments: list[object], capsys: pytest.CaptureFixture[str]) -> str:
@@ -137,11 +139,6 @@ def test_a_damaged_config(text: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert content(tmp_path) == {tmp_path / "config.json": text.encode()}
 
 
-def test_a_loss_that_is_no_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--workdir", tmp_path / "run", "--learning-rate", 1e30, "--clip-norm", 1e30]
-    assert "the loss is not finite at step 1:" in refused([*flags, "--steps", 6], capsys)
-
-
 # ---- the run folder ----
 
 
@@ -232,13 +229,6 @@ def test_a_recipe_that_changed_in_another_script_is_another_run(
     runs.check(run, script, changed)
 
 
-def test_a_training_does_not_wait_for_what_it_does_not_draw() -> None:
-    slow = "{'matplotlib', 'scipy.stats'}"
-    code = f"import sys, cnn_jax.cli; print(*{slow} & sys.modules.keys())"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == ""
-
-
 def test_a_run_says_what_it_was_made_of(tiny_run: Path) -> None:
     described = json.loads((tiny_run / "config.json").read_text())
     assert described["experiment"] == "tiny"
@@ -280,16 +270,16 @@ def test_help_names_every_flag(flag: str, capsys: pytest.CaptureFixture[str]) ->
         cli.main(tiny.Config, tiny.build, tiny.OPTIONS, arguments=[flag])
     assert not exit_.value.code
     shown = capsys.readouterr().out
-    for field in (*dataclasses.fields(tiny.Config), *dataclasses.fields(Options)):
+    classes = (tiny.Config, Options, Several, cli.Preflight)
+    for field in [field for flags in classes for field in dataclasses.fields(flags)]:
         assert "--" + field.name.replace("_", "-") in shown
 
 
 # ---- overriding the config of a run ----
 
 
-def test_another_config_goes_on_only_when_it_is_overridden(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    programs.train_tiny(run)
+def test_another_config_goes_on_only_when_it_is_overridden(tiny_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     ended = (run / "result.json").read_bytes()
     changed = ("--learning-rate", 0.05, "--steps", 15)
     with pytest.raises(SystemExit):
@@ -316,30 +306,134 @@ def test_what_decides_the_order_of_examples_cannot_be_overridden(
 
 
 def test_deterministic_kernels_are_chosen_before_devices_are(tmp_path: Path) -> None:
-    flags = ("--workdir", tmp_path / "run", "--steps", 3, "--deterministic")
-    programs.succeed(programs.start(*programs.TINY, *flags))
-    described = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert "--xla_gpu_deterministic_ops=true" in described["environment"]["xla_flags"].split()
+    """A flag that is set with theirs shows in the number of devices."""
+    programs.succeed(programs.start("-c", TWO_DEVICES, "--workdir", tmp_path, "--deterministic"))
+    environment = json.loads((tmp_path / "config.json").read_text())["environment"]
+    assert "--xla_gpu_deterministic_ops=true" in environment["xla_flags"].split()
+    assert environment["devices"] == 2
+
+
+TWO_DEVICES = f"""
+import os, sys
+sys.path.insert(0, {str(SCRIPT.parent)!r})
+import tiny
+from cnn_jax import cli
+choose = cli.process.choose_deterministic_kernels
+def choose_with_devices():
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+    choose()
+cli.process.choose_deterministic_kernels = choose_with_devices
+cli.train = lambda *_: None
+tiny.main(tiny.Config, tiny.build, tiny.OPTIONS)
+"""
 
 
 # ---- preflight ----
 
 
-def test_preflight_reads_the_experiments_flags_and_writes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("flag", ["--preflight", "--preflight-json"])
+def test_preflight_reads_the_experiments_flags_and_trains_nothing(
+    flag: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    program.main(["preflight", *programs.TINY, "--batch-size", "48", "--json"])
-    report = json.loads(capsys.readouterr().out)
-    assert report["run"]["batch_size"] == 48 and report["model"]["parameters"] == 1490
+    monkeypatch.delattr(cli, "train")
+    arguments = [flag, "--batch-size", "48"]
+    assert cli.main(tiny.Config, tiny.build, tiny.OPTIONS, arguments) is None
+    printed = capsys.readouterr().out
+    if flag == "--preflight":
+        rows = {" ".join(line.split()) for line in printed.splitlines()}
+        assert rows >= {"batch 48", "parameters 1,490"}
+    else:
+        report = json.loads(printed)
+        assert report["run"]["batch_size"] == 48 and report["model"]["parameters"] == 1490
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["experiments.nothing", "nothing.py", programs.__file__])
-def test_an_experiment_that_is_not_there_is_said_in_a_line(
-    name: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("flags", [["--seeds", "2"], ["--sweep", "learning_rate=0.1,0.2"]])
+def test_preflight_is_for_one_training(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
-        program.main(["preflight", name])
-    assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith("error: ")
+    for flag in ("--preflight", "--preflight-json"):
+        assert "leave out --seeds and --sweep" in refused([flag, *flags], capsys)
+
+
+def test_a_script_imports_nothing_that_only_figures_need() -> None:
+    """Matplotlib and SciPy take seconds."""
+    arguments = ["-c", NOTHING_SLOW, "--preflight-json"]
+    assert programs.succeed(programs.start(*arguments)).splitlines()[-1] == "set()"
+
+
+NOTHING_SLOW = f"""
+import sys
+sys.path.insert(0, {str(SCRIPT.parent)!r})
+import tiny
+tiny.main(tiny.Config, tiny.build, tiny.OPTIONS)
+print({{"matplotlib", "scipy.stats"}} & sys.modules.keys())
+"""
+
+
+# ---- as a module or as a file ----
+
+
+@pytest.fixture
+def fashion(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A script that imports another script, with a dataset in memory, and training left out."""
+    split = (np.zeros((100, 28, 28, 1), np.uint8), np.arange(100) % 10)
+    data = array_dataset("blank", {"train": split, "test": split}, list("0123456789"))
+    monkeypatch.setattr(lenet5_mnist, "load_dataset", lambda *_: data)
+    monkeypatch.setattr(cli, "train", lambda *_: {})
+    return Path(lenet5_fashion_mnist.__file__)
+
+
+def start_as(how: str, script: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -> None:
+    """What `python -m experiments.SCRIPT` and `python experiments/SCRIPT.py` do."""
+    monkeypatch.setattr(sys, "argv", [str(script), *flags])
+    if how == "module":
+        monkeypatch.delitem(sys.modules, f"experiments.{script.stem}", raising=False)
+        runpy.run_module(f"experiments.{script.stem}", run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(str(script), run_name="__main__")
+
+
+def test_a_module_and_a_file_are_the_same_run(
+    fashion: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In any directory; the one resumes what the other began."""
+    monkeypatch.chdir(tmp_path)
+    receipts = []
+    for how in ("module", "file", "module"):
+        start_as(how, fashion, monkeypatch)
+        (folder,) = (tmp_path / "runs").iterdir()
+        assert f"run folder: runs/{folder.name}" in capsys.readouterr().out
+        receipts.append(json.loads((folder / "config.json").read_text()))
+    assert receipts[0] == receipts[1] == receipts[2]
+    assert receipts[0]["imports"].keys() == {"experiments.lenet5_mnist"}
+
+
+@pytest.mark.parametrize(
+    ("how", "directory", "usage"),
+    [
+        ("module", ".", "python -m experiments.lenet5_fashion_mnist"),
+        ("file", ".", "python experiments/lenet5_fashion_mnist.py"),
+        ("file", "experiments", "python lenet5_fashion_mnist.py"),
+        ("file", "tests", f"python {programs.ROOT}/experiments/lenet5_fashion_mnist.py"),
+    ],
+)
+def test_usage_can_be_pasted(
+    how: str,
+    directory: str,
+    usage: str,
+    fashion: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(programs.ROOT / directory)
+    with pytest.raises(SystemExit):
+        start_as(how, fashion, monkeypatch, "--help")
+    assert capsys.readouterr().out.startswith(f"usage: {usage} [-h]")

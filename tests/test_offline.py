@@ -57,11 +57,14 @@ def test_a_missing_dataset_is_told_at_once(name: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_dataset_ends_an_experiment(tmp_path: Path) -> None:
-    flags = ("--data-dir", tmp_path, "--workdir", tmp_path / "run")
-    process = programs.start("-m", "experiments.lenet5_mnist", *flags)
-    code, out, err = programs.finish(process)
+def test_a_missing_dataset_ends_an_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which runs as a file too, from any directory, and imports another script."""
+    monkeypatch.chdir(tmp_path)
+    script = programs.ROOT / "experiments" / "lenet5_fashion_mnist.py"
+    code, out, err = programs.finish(programs.start(script, "--data-dir", tmp_path))
     assert code == 2 and out == ""
     (line,) = err.splitlines()
-    assert line.startswith("error: ") and "python -m cnn_jax data prepare mnist" in line
+    assert line.startswith("error: ") and "python -m cnn_jax data prepare fashion_mnist" in line
     assert list(tmp_path.iterdir()) == []

@@ -1,1 +1,1 @@
-"""A run before it starts, against its receipt, and with kills against without."""
+"""Checks of a run: its cost beforehand, its figures against its receipt, and the resume law."""

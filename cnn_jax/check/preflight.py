@@ -1,14 +1,14 @@
-"""What a run will cost, said before it starts: work, memory, disk. Nothing is compiled or written.
+"""Estimate the work, memory and disk of a run before it starts, compiling and writing nothing.
 
 FLOPs are the model's: twice the multiply-adds of its matrix products and convolutions, read from
-its jaxpr. A network has one number: everywhere the plain operators are counted, since the fast ones
-(`models/fast_*.py`) multiply by zeros. Zeros that are part of the network count: padding, the
-maps that a `TableConv` does not connect, the matrices of a blur. Left out are the loss, the
-transforms, and what has no products (pooling, normalisation, activations, biases). The body of a
-`while` loop counts once.
+its jaxpr. To give a network the same number on every device, the plain operators are counted; the
+fast ones (`ops/fast.py`) also multiply by zeros. Zeros that are part of the network count: padding,
+the maps that a `TableConv` does not connect, the matrices of a blur. The loss, the transforms, and
+operations without products (pooling, normalisation, activations, biases) do not count. The body of
+a `while` loop counts once.
 
-Memory is an estimate for a training step, before XLA's fusions, which keep less of the activations;
-the operation at work needs some more.
+Memory is estimated for a training step before XLA's fusions, which keep fewer activations. The
+operation that is being computed needs some more.
 """
 
 import math
@@ -32,23 +32,23 @@ from cnn_jax.ops.operators import plain_forms
 from cnn_jax.step import TrainState, example_keys, init_state, prepare_images
 from cnn_jax.train import Cadence, Options
 
-_BLOCKS = 3  # of streamed examples on a device: computed on, handed out, and read ahead of that
+_BLOCKS = 3  # streamed blocks on a device: being computed, dispatched next, and read ahead
 
 
 def preflight(experiment: Experiment, options: Options, folder: Path) -> dict[str, Any]:
-    """Say what training `experiment` in `folder` takes. Touches neither the folder nor the data.
+    """Estimate what training `experiment` in `folder` takes, touching neither folder nor data.
 
     Returns:
-        JSON values in groups. Sizes are in bytes, work in FLOPs.
-        "data": name, version, image shape, and both splits, each with its number of examples.
-        "model": parameters, and FLOPs of an example forward and in training, of a step, of all.
-        "memory": of one device, by use, their total, what the device has, and whether it fits.
-        "run": steps (to `stop_at` if that is set), epochs, and how a batch is divided.
+        groups of JSON values, sizes in bytes and work in FLOPs:
+        "data": name, version, image shape, and each split with its number of examples.
+        "model": parameters; FLOPs of one example forward and in training, of a step, of the run.
+        "memory": bytes on one device by use, their total, what the device has, whether it fits.
+        "run": steps (up to `stop_at`), epochs, and how a batch is divided.
         "checkpoints": how many are written and kept, their size, and whether those kept and the
-        next one fit on the disk of `folder`, or of the nearest folder above it that exists.
+        next one fit on the disk of `folder`, or of its nearest parent that exists.
 
     Raises:
-        UserError: the batch does not divide by the devices, there is no such split, or the images
+        UserError: the batch does not divide by the devices, a split does not exist, or the images
             are too small for the model.
     """
     parallel.check_divides(experiment.batch_size, options.accumulate)
@@ -86,7 +86,7 @@ def preflight(experiment: Experiment, options: Options, folder: Path) -> dict[st
 
 
 def table(report: dict[str, Any]) -> Table:
-    """The report of `preflight` for a reader: a group per topic, names and quantities."""
+    """The report of `preflight` as a table to read: one group of rows per topic."""
     data, model, memory, run, checkpoints = report.values()
     height, width, channels = data["image"]
     groups = {
@@ -97,45 +97,45 @@ def table(report: dict[str, Any]) -> Table:
         },
         "model": {
             "parameters": f"{model['parameters']:,}",
-            "forward, an example": _quantity(model["flops_forward"], "FLOP"),
-            "forward and backward, an example": _quantity(model["flops_training"], "FLOP"),
-            "a step": _quantity(model["flops_step"], "FLOP"),
+            "forward, per example": _quantity(model["flops_forward"], "FLOP"),
+            "forward and backward, per example": _quantity(model["flops_training"], "FLOP"),
+            "per step": _quantity(model["flops_step"], "FLOP"),
             "all steps": _quantity(model["flops_run"], "FLOP"),
         },
-        "memory of a device (estimate, before XLA's fusions)": {
+        "memory per device (estimate, before XLA's fusions)": {
             **{use.replace("_", " "): _quantity(n, "B") for use, n in memory["by"].items() if n},
-            "together": _quantity(memory["total"], "B"),
-            "the device has": _quantity(memory["device"], "B") + _verdict(memory["fits"]),
+            "total": _quantity(memory["total"], "B"),
+            "available": _quantity(memory["device"], "B") + _verdict(memory["fits"]),
         },
         "run": {
             "steps": f"{run['steps']:,}",
             "epochs": f"{run['epochs']:.4g}",
             "batch": f"{run['batch_size']:,}",
             "devices": f"{run['devices']:,}",
-            "batch of a device": f"{run['batch_per_device']:,}"
+            "batch per device": f"{run['batch_per_device']:,}"
             + f" in {run['accumulate']} pieces" * (run["accumulate"] > 1),
         },
         "checkpoints": {
-            "written": f"{checkpoints['written']:,}, one in {checkpoints['every']:,} steps",
+            "written": f"{checkpoints['written']:,}, every {checkpoints['every']:,} steps",
             "kept": f"{checkpoints['kept']:,}",
-            "each": _quantity(checkpoints["each"], "B"),
-            "at most": _quantity(checkpoints["needed"], "B"),
-            "free disk": _quantity(checkpoints["free"], "B") + _verdict(checkpoints["fits"]),
+            "size of one": _quantity(checkpoints["each"], "B"),
+            "space needed": _quantity(checkpoints["needed"], "B"),
+            "space free": _quantity(checkpoints["free"], "B") + _verdict(checkpoints["fits"]),
         },
     }
-    shown = Table(box=box.SIMPLE, show_header=False)
-    shown.add_column()
-    shown.add_column(justify="right")
+    lines = Table(box=box.SIMPLE, show_header=False)
+    lines.add_column()
+    lines.add_column(justify="right")
     for title, rows in groups.items():
-        shown.add_row(f"[bold]{title}[/bold]", "")
+        lines.add_row(f"[bold]{title}[/bold]", "")
         for name, text in rows.items():
-            shown.add_row(f"  {name}", text)
-        shown.add_section()
-    return shown
+            lines.add_row(f"  {name}", text)
+        lines.add_section()
+    return lines
 
 
 def _quantity(value: float, unit: str) -> str:
-    """Three digits and an SI prefix: 714188480 FLOP is 714 MFLOP."""
+    """A number with three digits and an SI prefix: 714188480 FLOP is 714 MFLOP."""
     power = 0
     while value >= 999.5:
         value, power = value / 1000, power + 1
@@ -151,12 +151,12 @@ def _bytes(tree: Any) -> int:
 
 
 def _checkpoints(
-    experiment: Experiment, options: Options, cadence: Cadence, each: int, folder: Path
+    experiment: Experiment, options: Options, cadence: Cadence, size: int, folder: Path
 ) -> dict[str, Any]:
-    """How many checkpoints of `each` bytes, and whether the disk holds them."""
+    """The number of checkpoints, of `size` bytes each, and whether they fit on the disk."""
     written = -(-cadence.stop // cadence.checkpoint)  # the last step has one too
     kept = min(written, options.keep + bool(experiment.metrics))  # the last ones and the best
-    needed = each * min(written, kept + 1)  # one goes when the next is whole
+    needed = size * min(written, kept + 1)  # one is deleted once the next is complete
     folder = folder.absolute()
     existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
     free = shutil.disk_usage(existing).free
@@ -164,7 +164,7 @@ def _checkpoints(
         "every": cadence.checkpoint,
         "written": written,
         "kept": kept,
-        "each": each,
+        "each": size,
         "needed": needed,
         "free": free,
         "fits": needed <= free,
@@ -174,13 +174,13 @@ def _checkpoints(
 def _memory(
     experiment: Experiment, options: Options, state: TrainState, share: int
 ) -> dict[str, Any]:
-    """Bytes on one device by use, with `share` examples of each batch."""
+    """Bytes on one device by use, if it computes `share` examples of each batch."""
     params = _bytes(state.params)
     uses = {
         "parameters": params,
         "optimizer_state": _bytes(state.opt_state),
         "model_state": _bytes(state.model_state),
-        "gradients": params if options.accumulate == 1 else 2 * params,  # and their sum
+        "gradients": params if options.accumulate == 1 else 2 * params,  # a piece's and the sum
         "activations": _kept_for_backward(experiment, state, share // options.accumulate),
         **_data_bytes(experiment, options, share),
     }
@@ -189,32 +189,33 @@ def _memory(
 
 
 def _data_bytes(experiment: Experiment, options: Options, share: int) -> dict[str, int]:
-    """Splits that the feeds would hold on the device, and blocks that training would stream."""
+    """Bytes of the splits that are resident on the device, and of the blocks that are streamed."""
     data, label = experiment.dataset, jnp.dtype(jnp.int32).itemsize
     splits = (experiment.train_split, experiment.eval_split)
-    held = [x for x in splits if feeds.choose(data, x, options.feed) == "resident"]
-    resident = sum(feeds.split_bytes(data, x) + data.num_examples(x) * label for x in held)
-    steps = 0 if experiment.train_split in held else options.steps_per_dispatch
+    on_device = [x for x in splits if feeds.choose(data, x, options.feed) == "resident"]
+    resident = sum(feeds.split_bytes(data, x) + data.num_examples(x) * label for x in on_device)
+    steps = 0 if experiment.train_split in on_device else options.steps_per_dispatch
     block = min(steps, experiment.steps) * share * (math.prod(data.image_shape) + label)
     return {"resident_data": resident, "streamed_data": _BLOCKS * block}
 
 
 def _kept_for_backward(experiment: Experiment, state: TrainState, examples: int) -> int:
-    """Bytes that the forward pass of `examples` hands to the backward pass, without the state."""
+    """Bytes that the forward pass of `examples` keeps for the backward pass, besides the state."""
 
     def forward(params: Any, model_state: Any, *batch: Any) -> Any:
         return jax.vjp(lambda params: _loss(experiment, params, model_state, *batch), params)[1]
 
-    own = (state.params, state.model_state)
-    jaxpr = jax.make_jaxpr(forward)(*own, *_batch(experiment, examples)).jaxpr
-    # By variable: what two operations keep is there once, and the state is counted elsewhere.
-    kept = set(_computed(jaxpr, jaxpr.invars)) - set(jaxpr.invars[: len(jax.tree.leaves(own))])
+    variables = (state.params, state.model_state)
+    jaxpr = jax.make_jaxpr(forward)(*variables, *_batch(experiment, examples)).jaxpr
+    # As sets, since what two operations keep exists once, and the state is counted elsewhere.
+    inputs = set(jaxpr.invars[: len(jax.tree.leaves(variables))])
+    kept = set(_computed(jaxpr, jaxpr.invars)) - inputs
     return _bytes([x.aval for x in kept])
 
 
 def _computed(jaxpr: Jaxpr, inputs: Sequence[Any]) -> list[Any]:
-    """The outputs of a jaxpr that depend on `inputs`; others, such as zeros, XLA makes anew."""
-    known = {id(x) for x in inputs}  # a literal has no hash
+    """The outputs of a jaxpr that depend on `inputs`; XLA makes others, such as zeros, anew."""
+    known = {id(x) for x in inputs}  # ids, since a literal cannot be hashed
     for equation in jaxpr.eqns:
         places = [i for i, x in enumerate(equation.invars) if id(x) in known]
         outputs = equation.outvars if places else []
@@ -227,7 +228,7 @@ def _computed(jaxpr: Jaxpr, inputs: Sequence[Any]) -> list[Any]:
 
 
 def _flops_per_example(experiment: Experiment, state: TrainState) -> tuple[int, int]:
-    """Model FLOPs of one example: forward in evaluation, and forward and backward in training."""
+    """FLOPs of one example: forward in evaluation, and forward and backward in training."""
 
     def forward(params: Any, model_state: Any, images: Any, *_: Any) -> Any:
         variables = {"params": params, **model_state}
@@ -240,14 +241,13 @@ def _flops_per_example(experiment: Experiment, state: TrainState) -> tuple[int, 
         arguments = (state.params, state.model_state, *_batch(experiment, examples))
         return 2 * _multiply_adds(jax.make_jaxpr(function)(*arguments).jaxpr)
 
-    # The difference leaves out what is done once for a batch, such as to expand kernels.
+    # The difference leaves out work that is done once per batch, such as expanding kernels.
     with plain_forms():
-        one, both = (flops(f, 3) - flops(f, 2) for f in (forward, training))
-    return one, both
+        return flops(forward, 3) - flops(forward, 2), flops(training, 3) - flops(training, 2)
 
 
 def _multiply_adds(jaxpr: Jaxpr) -> int:
-    """Of all matrix products and convolutions in a jaxpr, those inside its equations too."""
+    """The multiply-adds of all matrix products and convolutions in a jaxpr, nested ones too."""
     return sum(_multiply_adds_of(equation) for equation in jaxpr.eqns)
 
 
@@ -263,8 +263,8 @@ def _multiply_adds_of(equation: JaxprEqn) -> int:
         x, kernel, y = shapes
         outputs, inputs, *window = (kernel[i] for i in parameters["dimension_numbers"][1])
         groups = parameters["feature_group_count"] * parameters["batch_group_count"]
-        # Each output has its inputs, and each input goes to its outputs. The second number is that
-        # of a gradient by x, which reads zeros between and around what it is given.
+        # Counted by outputs, or by inputs where that is less: the gradient by x reads zeros between
+        # and around the numbers that it is given.
         return math.prod(window) * min(math.prod(y) * inputs, math.prod(x) * outputs // groups)
     values = jax.tree.leaves(parameters, is_leaf=lambda x: isinstance(x, Jaxpr | ClosedJaxpr))
     closed = (value.jaxpr if isinstance(value, ClosedJaxpr) else value for value in values)
@@ -277,14 +277,14 @@ def _multiply_adds_of(equation: JaxprEqn) -> int:
 def _loss(
     experiment: Experiment, params: Any, model_state: Any, images: Any, labels: Any, keys: Any
 ) -> Any:
-    """The mean loss that `step` differentiates, of images that are prepared."""
+    """The mean loss of prepared images, which `step` differentiates."""
     variables, mutable = {"params": params, **model_state}, list(model_state)
     logits, _ = experiment.model.apply(variables, images, train=True, keys=keys, mutable=mutable)
     return experiment.loss(logits, labels).mean()
 
 
 def _batch(experiment: Experiment, examples: int) -> Any:
-    """Shapes of prepared images, labels and keys of some training examples."""
+    """The shapes of the prepared images, labels and keys of some training examples."""
 
     def prepare() -> Any:
         keys = example_keys(experiment.seed, 0, jnp.arange(examples))

@@ -1,10 +1,10 @@
-"""Hold a finished run, or a record of runs, against what it says of itself.
+"""Check that a finished run, or a record of runs, gives again what it recorded.
 
-A run folder is evaluated again from its checkpoint, or trained again from its receipt; a record
-has no parameters, so its runs are always trained again. In the environment of the receipt every
-figure must come out the same to the last bit, and so must every parameter. Elsewhere float32 sums
-are rounded in another order: an evaluation must then agree within `EVALUATED`, a training, which
-multiplies such changes, within `RETRAINED` or two standard errors, whichever is more.
+A run folder is evaluated again from its checkpoint, or trained again from its receipt; the runs of
+a record are always trained again. In the environment of the receipt every figure and every
+parameter must be the same to the last bit. In another one float32 sums are rounded in another
+order: an evaluation must then agree within `EVALUATED`, and a training, which amplifies such
+changes, within `RETRAINED` or two standard errors, whichever is more.
 """
 
 import json
@@ -30,9 +30,9 @@ from cnn_jax.runs.checkpoint import Damaged
 from cnn_jax.runs.environment import differences, environment, imported_scripts
 from cnn_jax.trained import load_experiment, restore
 
-EVALUATED = 1e-4  # of each mean: one example of 10,000
+EVALUATED = 1e-4  # allowed in each mean: one example of 10,000
 RETRAINED = 5e-3
-# Options that say where a run is and not what it computes.
+# Options that decide where a run takes place and not what it computes.
 PLACES = ("workdir", "data_dir", "stop_at", "override_config") + (
     ("distributed", "coordinator", "num_processes", "process_id")
 )
@@ -40,12 +40,12 @@ PLACES = ("workdir", "data_dir", "stop_at", "override_config") + (
 
 @dataclass
 class Comparison:
-    """One run: what was recorded, what came out now, and whether they match."""
+    """What a run recorded, what it gives now, and whether the two match."""
 
     run: str
-    differences: list[str]  # of the environment, in words
-    tolerance: float  # that the figures are held to; 0 in the same environment
-    retrained: bool = False  # means may then differ by their scatter as well, if there is tolerance
+    differences: list[str]  # between the environments, in words
+    tolerance: float  # allowed in the figures; 0 in the same environment
+    retrained: bool = False  # if there is a tolerance, two standard errors are then allowed as well
     rows: list[tuple[str, Any, Any, bool]] = field(default_factory=list)  # name, then, now, match
 
     @property
@@ -53,7 +53,7 @@ class Comparison:
         return bool(self.rows) and all(row[-1] for row in self.rows)
 
     def figures(self, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        """Compare the numbers of an evaluation, counts included."""
+        """Compare all numbers of an evaluation, counts included."""
         for name, value in then.items():
             if not isinstance(value, (int, float)) or name in ("seconds", "resumed_from", "seed"):
                 continue
@@ -64,16 +64,16 @@ class Comparison:
             self.rows.append((name, value, new, bool(abs(new - value) <= slack)))
 
     def same(self, name: str, then: Any, now: Any, must: bool = True) -> None:
-        """Compare what has no tolerance; with `must` False a difference is only shown."""
+        """Compare two values without tolerance; if not `must`, a difference is only shown."""
         self.rows.append((name, then, now, then == now or not must))
 
 
 def standard_error(name: str, result: Mapping[str, Any]) -> float:
-    """How far chance moves a figure of an evaluation of `count` examples; 0 for what is no figure.
+    """The standard error of a figure of an evaluation of `count` examples; 0 for other numbers.
 
-    Trainings that are rounded differently end as different networks, as those of two seeds do. Of
-    few photographs these get more than `RETRAINED` right or wrong that the others did not. A mean
-    loss, most of which its errors make, is held to be as uncertain, in proportion, as their number.
+    Trainings that are rounded differently end as different networks, as those of two seeds do. With
+    few test images their accuracies differ by more than `RETRAINED`. Most of a mean loss comes from
+    the errors, so its relative uncertainty is taken to be that of their number.
     """
     value, count, right = (result.get(key, 0) for key in (name, "count", "accuracy"))
     if name in ("accuracy", "top5") and count:
@@ -94,36 +94,38 @@ def reproduce(
     Args:
         retrain: train again instead of evaluating the checkpoint; always done for a record.
         data_dir: where prepared datasets lie; None is where the run had them.
-        scratch: an empty or new folder for what is trained again, or one that an interrupted call
-            left: it goes on from there. Needed for that only.
+        scratch: the folder to train in: new, empty, or left by an interrupted call, which is then
+            resumed. Needed only for training.
 
     Raises:
-        UserError: no finished run and no record is there, or its script fails.
+        UserError: `target` is no finished run and no record, or its script fails.
     """
-    if target.is_dir():
-        if not retrain:
-            return [_evaluated_again(target, data_dir)]
-        return [_trained_again(target, data_dir, _needed(scratch))]
-    try:
-        record = json.loads(target.read_text())
-        script = target.resolve().parents[1] / f"{record['experiment']}.py"
-        entries = record["runs"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{target} is neither a run folder nor a record of runs: {error}"
-        ) from error
-    if "step" not in record:
-        return [_script_again(record, script, data_dir, _needed(scratch))]
-    return [_recorded_again(record, e, script, data_dir, _needed(scratch)) for e in entries]
-
-
-def _needed(scratch: Path | None) -> Path:
+    if target.is_dir() and not retrain:
+        return [_evaluate_again(target, data_dir)]
+    record = {} if target.is_dir() else _read_record(target)
     if scratch is None:
-        raise UserError("training again needs a folder for it: --workdir DIR")
-    return scratch
+        raise UserError("training again needs a folder to train in: --workdir DIR")
+    if not record:
+        return [_train_again(target, data_dir, scratch)]
+    script = target.resolve().parents[1] / f"{record['experiment']}.py"
+    if "step" not in record:
+        return [_make_record_again(record, script, data_dir, scratch)]
+    return [_train_entry(record, entry, script, data_dir, scratch) for entry in record["runs"]]
 
 
-def _evaluated_again(folder: Path, data_dir: Path | None) -> Comparison:
+def _read_record(path: Path) -> dict[str, Any]:
+    """A record of runs. Raises UserError if the file is none."""
+    try:
+        record = json.loads(path.read_text())
+        if {"experiment", "runs"} <= record.keys():
+            return record
+        reason = "it has no experiment or no runs"
+    except (OSError, ValueError, AttributeError) as error:
+        reason = str(error)
+    raise UserError(f"{path} is neither a run folder nor a record of runs: {reason}")
+
+
+def _evaluate_again(folder: Path, data_dir: Path | None) -> Comparison:
     described, result = _finished(folder)
     if described["options"].get("deterministic"):
         process.choose_deterministic_kernels()
@@ -133,8 +135,8 @@ def _evaluated_again(folder: Path, data_dir: Path | None) -> Comparison:
     data = load_experiment(folder, data_dir).dataset
     recorded = described["dataset"]
     comparison.same("training data sha256", recorded["sha256"], data.statistics.sha256)
-    held = content_sha256(data, result["split"])
-    comparison.same("evaluation data sha256", recorded.get("eval_sha256", held), held)
+    eval_sha256 = content_sha256(data, result["split"])
+    comparison.same("evaluation data sha256", recorded.get("eval_sha256", eval_sha256), eval_sha256)
     try:
         restored = restore(folder, result["step"], data_dir)
         script = (folder / "experiment.py").read_text()
@@ -160,7 +162,7 @@ def _evaluated_again(folder: Path, data_dir: Path | None) -> Comparison:
     return comparison
 
 
-def _trained_again(folder: Path, data_dir: Path | None, scratch: Path) -> Comparison:
+def _train_again(folder: Path, data_dir: Path | None, scratch: Path) -> Comparison:
     described, result = _finished(folder)
     if described["overridden"]:
         raise UserError(f"{folder} cannot be trained again: its config was overridden on the way")
@@ -181,17 +183,18 @@ def _trained_again(folder: Path, data_dir: Path | None, scratch: Path) -> Compar
     return comparison
 
 
-def _recorded_again(
+def _train_entry(
     record: Mapping[str, Any],
     entry: Mapping[str, Any],
     script: Path,
     data_dir: Path | None,
     scratch: Path,
 ) -> Comparison:
+    """Train one of the runs of a record again."""
     flags = {**record["config"], **record.get("options", {}), "seed": entry["seed"]}
-    figures = {**entry, **{n: record[n] for n in ("parameters", "step", "split", "count")}}
+    result = {**entry, **{name: record[name] for name in ("parameters", "step", "split", "count")}}
     folder = scratch / f"seed-{entry['seed']}"
-    comparison = _train(script, flags, data_dir, folder, record["environment"], figures)
+    comparison = _train(script, flags, data_dir, folder, record["environment"], result)
     comparison.run = f"{record['experiment']}, seed {entry['seed']}"
     return comparison
 
@@ -204,9 +207,10 @@ def _train(
     environment: Mapping[str, Any],
     result: Mapping[str, Any],
 ) -> Comparison:
+    """Train with `flags` in `folder`, and compare with a recorded environment and result."""
     _run(script, [*runs.flags({**flags, "workdir": folder, "data_dir": data_dir})])
     described, new = _finished(folder)
-    if new["split"] != result["split"]:  # a record may be of another than training evaluated
+    if new["split"] != result["split"]:  # a record may be of another split than training evaluates
         new |= evaluate_run(folder, result["split"])
     changes = differences(environment, described["environment"])
     comparison = Comparison("", changes, RETRAINED if changes else 0.0, retrained=True)
@@ -217,15 +221,15 @@ def _train(
     return comparison
 
 
-def _script_again(
+def _make_record_again(
     record: Mapping[str, Any], script: Path, data_dir: Path | None, scratch: Path
 ) -> Comparison:
-    """Of an experiment that has a program of its own and writes its record itself."""
+    """Run an experiment that is a program of its own and writes its record itself."""
     scratch.mkdir(parents=True, exist_ok=True)
     out = scratch / f"{script.stem}.json"
-    places = {"data_dir": data_dir, "workdir": scratch / "runs"}  # not what lies in a default one
-    given = {name: place for name, place in places.items() if name in record["config"]}
-    _run(script, runs.flags({**record["config"], **given, "out": out}))
+    folders = {"data_dir": data_dir, "workdir": scratch / "runs"}  # new, not the default one
+    folders = {name: folder for name, folder in folders.items() if name in record["config"]}
+    _run(script, runs.flags({**record["config"], **folders, "out": out}))
     again = json.loads(out.read_text())
     changes = differences(record["environment"], again["environment"])
     tolerance = RETRAINED if changes else 0.0
@@ -236,7 +240,7 @@ def _script_again(
 
 
 def _run(script: Path, arguments: Sequence[str]) -> None:
-    """Run a script as its user would, its lines shown on stderr."""
+    """Run a script as its user would, with its output on stderr."""
     done = subprocess.run(
         runs.command(script, arguments),
         env={**os.environ, **runs.search_path()},
@@ -248,7 +252,7 @@ def _run(script: Path, arguments: Sequence[str]) -> None:
 
 
 def _finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The config.json and the result.json of a run that reached its last step."""
+    """The contents of config.json and result.json of a run that reached its last step."""
     described = runs.describe(folder)
     try:
         return described, json.loads((folder / "result.json").read_text())
@@ -259,12 +263,12 @@ def _finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def chosen(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options without those that say where a run was."""
+    """Options without those of `PLACES`."""
     return {name: value for name, value in options.items() if name not in PLACES}
 
 
 def _distance(one: Path, other: Path, data_dir: Path | None) -> float:
-    """The largest difference between a parameter of two finished runs of one experiment."""
+    """The largest difference in any parameter between two finished runs of one experiment."""
     params = [
         restore(folder, _finished(folder)[1]["step"], data_dir).state.params
         for folder in (one, other)
@@ -274,7 +278,7 @@ def _distance(one: Path, other: Path, data_dir: Path | None) -> float:
 
 
 def _numbers(tree: Any) -> dict[str, float]:
-    """All numbers of nested lists and dictionaries by their path, times left out."""
+    """All numbers in nested lists and dictionaries by their path, except times."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     named = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
     return {n: v for n, v in named.items() if isinstance(v, (int, float)) and "seconds" not in n}

@@ -1,7 +1,7 @@
-"""Prove the resume law on an experiment: train it straight, and again with kills, and compare.
+"""Test the resume law on an experiment: train it straight and again with kills, and compare.
 
-Both runs share a compilation cache in the scratch folder, so that a restart costs seconds; the
-straight run fills it.
+Both runs share a compilation cache in the scratch folder, which the straight run fills, so that a
+restart takes seconds.
 """
 
 import json
@@ -26,12 +26,12 @@ Say = Callable[[str], object]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of the comparison; `differing` names what is not the same, bit for bit."""
+    """The result of the comparison."""
 
     kills: int  # that hit a living process
-    kills_while_saving: int  # of those, while a checkpoint was being written
+    kills_while_saving: int  # how many of those hit it while it wrote a checkpoint
     steps: int
-    differing: list[str]
+    differing: list[str]  # names of arrays, files and figures that are not the same, bit for bit
 
     @property
     def identical(self) -> bool:
@@ -46,18 +46,18 @@ def verify_resume(
     seed: int = 0,
     say: Say = print,
 ) -> Verdict:
-    """Train `script` with `arguments` in `scratch`/straight, and in `scratch`/killed with SIGKILLs.
+    """Train `script` with `arguments` in `scratch`/straight, and with SIGKILLs in `scratch`/killed.
 
-    The instants are random, spread over the run; every second one waits for a checkpoint that is
-    being written.
+    The kills fall at random instants spread over the run; every second one waits until a checkpoint
+    is being written.
 
     Args:
         scratch: an empty or new folder.
-        seed: of the instants.
+        seed: decides the instants.
 
     Raises:
-        UserError: `scratch` is not empty, the script fails, or it is over before it could be killed
-            `kills` times.
+        UserError: `scratch` is not empty, the script fails, or it ends before it was killed `kills`
+            times.
     """
     if kills < 0:
         raise UserError(f"--kills must be at least 0, got {kills}")
@@ -66,12 +66,10 @@ def verify_resume(
         raise UserError(f"{scratch} is not empty: choose another --scratch")
     say(f"training straight through in {straight}")
     train_straight(script, arguments, straight)
-    found = train_with_kills(
-        script, arguments, kills, killed, straight, np.random.default_rng(seed)
-    )
-    say(f"killed {sum(found)} times, {found[1]} of them while saving; comparing")
-    steps = json.loads((straight / "result.json").read_text())["step"]
-    return Verdict(sum(found), found[1], steps, differing(straight, killed))
+    random = np.random.default_rng(seed)
+    between, saving = train_with_kills(script, arguments, kills, killed, straight, random)
+    say(f"killed {between + saving} times, {saving} of them while saving; comparing")
+    return Verdict(between + saving, saving, _steps(straight), differing(straight, killed))
 
 
 def train_straight(script: Path, arguments: Sequence[str], folder: Path) -> None:
@@ -92,28 +90,28 @@ def train_with_kills(
     straight: Path,
     random: np.random.Generator,
 ) -> tuple[int, int]:
-    """Train in `folder`, killed `kills` times at random instants, and to the end at last.
+    """Train in `folder`, kill the process `kills` times at random instants, and let it finish.
 
     Returns:
-        how many kills fell between checkpoints and while one was being written.
+        how many kills fell between checkpoints, and how many while one was being written.
 
     Raises:
-        UserError: the run was over before so many kills, or it fails.
+        UserError: the run ended before it was killed `kills` times, or it fails.
     """
-    steps = json.loads((straight / "result.json").read_text())["step"]
+    steps = _steps(straight)
     counts = [0, 0]
-    # Not at the very end: a run that is over cannot be killed.
+    # Up to 0.9, since a run that has ended cannot be killed.
     for number, share in enumerate(np.sort(random.uniform(0, 0.9, kills))):
         started = time.time()
         process = _start(script, arguments, folder)
-        # What an earlier kill left lies there still: only what this process writes counts.
+        # Only what this process writes counts: files of the killed ones are still there.
         while process.poll() is None and not (
             _written(folder / "metrics.jsonl", started)
             and max(_saved(folder), last_step(folder)) >= share * steps
         ):
             time.sleep(0.002)
         saving = number % 2 == 1
-        if saving:  # at a random moment of the first save from now on
+        if saving:  # kill at a random moment of the next save
             while process.poll() is None and not _saving(folder, started):
                 time.sleep(0.0005)
         time.sleep(random.uniform(0, 0.03 if saving else 0.3))
@@ -121,16 +119,16 @@ def train_with_kills(
         if process.wait() != -9:
             _check(process.returncode, script)
             raise UserError(
-                f"the run was over after {sum(counts)} of {kills} kills: give it more steps, and "
+                f"the run was over after {sum(counts)} of {kills} kills: give it more steps and "
                 "more checkpoints"
             )
-        counts[_saving(folder, started)] += 1  # a folder that is still there was being written
+        counts[_saving(folder, started)] += 1  # if the folder is still there, it was being written
     _finish(_start(script, arguments, folder), script)
     return counts[0], counts[1]
 
 
 def differing(one: Path, other: Path) -> list[str]:
-    """Names of arrays of the last checkpoint, files and figures in which two runs differ."""
+    """The names of files and of arrays of the last checkpoint in which two runs differ."""
     states = [_by_name(restore(folder).state) for folder in (one, other)]
     names = [n for n in {**states[0], **states[1]} if states[0].get(n) != states[1].get(n)]
     metrics = [(folder / "metrics.jsonl").read_bytes() for folder in (one, other)]
@@ -141,29 +139,35 @@ def differing(one: Path, other: Path) -> list[str]:
     return names + ["result.json"] * (results[0] != results[1])
 
 
+def _steps(folder: Path) -> int:
+    """The step at which a finished run ended."""
+    return json.loads((folder / "result.json").read_text())["step"]
+
+
 def _by_name(state: Any) -> dict[str, bytes]:
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in leaves}
 
 
 def _saved(folder: Path) -> int:
-    """The newest step that has a checkpoint."""
+    """The newest step that has a checkpoint, 0 if none has."""
     names = [path.name for path in folder.glob("checkpoints/*")]
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def _saving(folder: Path, since: float) -> bool:
-    """Whether a process that started at `since` is writing a checkpoint: Orbax's folder is there.
+    """Whether a process that started at `since` is writing a checkpoint into Orbax's -tmp folder.
 
-    Those of processes that were killed stay, until the same step is saved again.
+    Such folders of killed processes stay until the same step is saved again.
     """
     return any(_written(path, since) for path in folder.glob("checkpoints/*-tmp"))
 
 
 def _written(path: Path, since: float) -> bool:
+    """Whether a file or folder exists and was written after `since`."""
     try:
         return path.stat().st_mtime > since
-    except FileNotFoundError:  # renamed meanwhile
+    except FileNotFoundError:  # or it was renamed in the meantime
         return False
 
 

@@ -1,1 +1,1 @@
-"""The sub-commands of `python -m cnn_jax`: what each is told, and what it prints."""
+"""The sub-commands of `python -m cnn_jax`: the arguments that each takes, and what it prints."""

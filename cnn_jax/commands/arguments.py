@@ -1,10 +1,10 @@
-"""What several commands are told, and how they answer."""
+"""Arguments that several commands take, with their help texts, and how commands print results."""
 
 import json as json_module
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.box import SIMPLE_HEAD
@@ -14,19 +14,61 @@ from rich.table import Table
 
 from cnn_jax.errors import UserError
 
-Script = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="EXPERIMENT")]
-Unknown = tyro.conf.Suppress[tuple[str, ...]]  # flags that are an experiment's own
-Runs = Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN...")]
-DataDir = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
-Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-Out = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
+
+def argument(metavar: str, text: str | None = None, default: str | None = None) -> Any:
+    """How an argument appears in --help.
+
+    Args:
+        text: None takes it from the command's docstring.
+        default: in words, for what None stands for.
+    """
+    hint = f"(default: {default})" if default else None
+    return tyro.conf.arg(metavar=metavar, help=text, help_behavior_hint=hint)
+
+
+# A flag without --no-FLAG; its hint would only say that it is off by default.
+Flag = Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(help_behavior_hint="")]
+Run = Annotated[tyro.conf.Positional[Path], argument("RUN", "Run folder.")]
+Runs = Annotated[
+    tyro.conf.Positional[tuple[Path, ...]],
+    tyro.conf.arg(metavar="RUN...", help="Run folders.", help_behavior_hint="(required)"),
+]
+Names = Annotated[
+    tuple[str, ...],
+    argument("NAME...", "Names to show for the runs, one for each.", "their folders' names"),
+]
+Layers = Annotated[tuple[str, ...], argument("LAYER...", "Names of layers.", "all")]
+Member = Annotated[
+    int, argument("NUMBER", "Which network of those trained side by side (--seeds), from 0.")
+]
+Split = Annotated[
+    str | None,
+    argument("SPLIT", "Split of the run's dataset.", "the one evaluated during training"),
+]
+Step = Annotated[
+    int | Literal["best"] | None,
+    argument("STEP|best", "Checkpoint to use: its step, or the best one.", "the last"),
+]
+RunDataDir = Annotated[
+    Path | None, argument("DIR", "Folder of the prepared datasets.", "where the run had them")
+]
+DataDir = Annotated[
+    Path | None,
+    argument(
+        "DIR", "Folder of the prepared datasets.", "$TFDS_DATA_DIR, else ~/tensorflow_datasets"
+    ),
+]
+BatchSize = Annotated[
+    int, argument("INT", "Examples at a time; affects speed and memory, not the result.")
+]
+Out = Annotated[Path | None, argument("DIR", default="write no files")]
 
 
 def check_out(folder: Path | None) -> None:
-    """Refuse a folder that holds something or cannot be made, before anything is computed.
+    """Check, before anything is computed, that `folder` is new or empty and can be written.
 
     Raises:
-        UserError: that is so.
+        UserError: it is not or cannot.
     """
     if folder is None:
         return
@@ -34,13 +76,13 @@ def check_out(folder: Path | None) -> None:
         raise UserError(f"--out {folder} is not a folder")
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"--out {folder} is not empty: choose another, or remove it")
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise UserError(f"--out {folder} cannot be made: {there} cannot be written to")
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise UserError(f"--out {folder} cannot be made: {nearest} cannot be written to")
 
 
 def layer_table(rows: Mapping[str, Sequence[str]], *columns: str) -> Table:
-    """A line per layer, its name first."""
+    """A table with one row per layer: its name, then the cells of `columns`."""
     table = Table("layer", *columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name, cells in rows.items():
         table.add_row(escape(name), *cells)
@@ -48,6 +90,7 @@ def layer_table(rows: Mapping[str, Sequence[str]], *columns: str) -> Table:
 
 
 def show(values: Mapping[str, Any], json: bool) -> None:
+    """Print named values as a table or as one line of JSON."""
     if json:
         print(json_module.dumps(values))
         return

@@ -1,11 +1,20 @@
-"""`kernels`: what a trained network's convolutions look for."""
+"""`kernels`: list and draw the convolution kernels of a trained network."""
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from cnn_jax.commands.arguments import DataDir, Out, Run, check_out, layer_table
+from cnn_jax.commands.arguments import (
+    Layers,
+    Member,
+    Out,
+    Run,
+    RunDataDir,
+    Step,
+    check_out,
+    layer_table,
+)
 from cnn_jax.figures import maps as figures
 from cnn_jax.figures import save
 from cnn_jax.see.network import chosen
@@ -15,36 +24,33 @@ from cnn_jax.trained import open_network
 
 def kernels(
     run: Run,
-    layers: tuple[str, ...] = (),
-    member: int = 0,
-    step: int | Literal["best"] | None = None,
-    data_dir: DataDir = None,
+    layers: Layers = (),
+    member: Member = 0,
+    step: Step = None,
+    data_dir: RunDataDir = None,
     out: Out = None,
 ) -> None:
-    """List a network's kernels, and draw them: patterns of the image first, then of maps.
+    """List the convolution kernels of a trained network, and draw them.
 
-    Kernels on colours are drawn in colours, grey being zero. All others are signed: red is
-    positive, white zero, blue negative, on one scale for a layer.
+    Kernels of the first layer of a colour network are drawn in colours, where grey is zero. In all
+    others red is positive, white zero, blue negative, on one scale per layer.
 
     Args:
-        run: A run folder.
-        layers: Names of layers. Default: all.
-        member: Which of several networks trained side by side, from 0.
-        step: Which checkpoint: a step, or best. Default: the last.
-        data_dir: Where prepared datasets lie. Default: where the run had them.
-        out: New or empty folder for a figure per layer, numbered in their order, as PNG.
+        out: New or empty folder for one figure per layer (PNG), numbered in order of depth.
     """
     check_out(out)
-    found = kernels_of(open_network(run, member, step, data_dir))
-    shown = chosen(found, layers)
+    values_of = kernels_of(open_network(run, member, step, data_dir))
+    shown = chosen(values_of, layers)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        for number, (name, values) in enumerate(found.items(), start=1):
+        for number, (name, values) in enumerate(values_of.items(), start=1):
             if name in shown:
                 save(_figure(name, values), out / f"{number:02d}-{name.replace('/', '-')}.png")
     rows = {
         name: (
-            *map(str, (f"{x.shape[0]}x{x.shape[1]}", x.shape[2], x.shape[3])),
+            f"{x.shape[0]}x{x.shape[1]}",
+            str(x.shape[2]),
+            str(x.shape[3]),
             f"{np.nanmin(x):.3g}",
             f"{np.nanmax(x):.3g}",
         )

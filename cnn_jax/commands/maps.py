@@ -1,13 +1,23 @@
-"""`maps`: every feature map of a trained network, of one image."""
+"""`maps`: show every feature map of a trained network for one image."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
-import tyro
 from rich.console import Console
 
-from cnn_jax.commands.arguments import DataDir, Out, Run, check_out, layer_table
+from cnn_jax.commands.arguments import (
+    Layers,
+    Member,
+    Out,
+    Run,
+    RunDataDir,
+    Split,
+    Step,
+    argument,
+    check_out,
+    layer_table,
+)
 from cnn_jax.errors import UserError
 from cnn_jax.figures import maps as figures
 from cnn_jax.figures import save
@@ -18,30 +28,24 @@ from cnn_jax.trained import Trained, open_network
 
 def maps(
     run: Run,
-    image: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
-    index: int | None = None,
-    layers: tuple[str, ...] = (),
-    member: int = 0,
-    split: str | None = None,
-    step: int | Literal["best"] | None = None,
-    data_dir: DataDir = None,
+    image: Annotated[Path | None, argument("FILE", default="an example of the split")] = None,
+    index: Annotated[int | None, argument("NUMBER", default="0")] = None,
+    layers: Layers = (),
+    member: Member = 0,
+    split: Split = None,
+    step: Step = None,
+    data_dir: RunDataDir = None,
     out: Out = None,
 ) -> None:
-    """Show a network an image: what it says, and what each of its layers gives.
+    """Show the output of every layer of a trained network for one image.
 
-    Layers give what they return: convolutions come before their activation. In the figures red is
-    positive, white zero, blue negative, on one scale for a layer.
+    Outputs are what the layers return: those of convolutions are before the activation. In the
+    figures red is positive, white zero, blue negative, on one scale per layer.
 
     Args:
-        run: A run folder.
-        image: An image file; it is scaled and cropped to the size of the run's dataset.
-        index: Place of an example in the split. Default: 0.
-        layers: Names of layers. Default: all.
-        member: Which of several networks trained side by side, from 0.
-        split: Split of the run's dataset. Default: the one evaluated while training.
-        step: Which checkpoint: a step, or best. Default: the last.
-        data_dir: Where prepared datasets lie. Default: where the run had them.
-        out: New or empty folder for a figure per layer, numbered in their order, as PNG.
+        image: An image file; it is scaled and cropped to the size of the dataset's images.
+        index: Number of the example in the split.
+        out: New or empty folder for one figure per layer (PNG), numbered in order of depth.
     """
     if image is not None and (index is not None or split is not None):
         raise UserError("give --image, or --index and --split, not both")
@@ -84,8 +88,8 @@ def _image(
     pixels = open_file(file, channels)
     if pixels.shape[:2] != (height, width):
         raise UserError(
-            f"{file} has {pixels.shape[0]}x{pixels.shape[1]} pixels, "
-            f"images of {trained.run} {height}x{width}"
+            f"{file} has {pixels.shape[0]}x{pixels.shape[1]} pixels, but the images of "
+            f"{trained.run} have {height}x{width}"
         )
     return pixels, None
 

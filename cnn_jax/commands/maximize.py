@@ -1,14 +1,25 @@
-"""`maximize`: the patches of a dataset that excite a unit most."""
+"""`maximize`: find the image patches that excite a unit most."""
 
 import json as json_module
-from typing import Literal
+from typing import Annotated
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from cnn_jax.commands.arguments import DataDir, Out, Run, check_out
+from cnn_jax.commands.arguments import (
+    BatchSize,
+    Flag,
+    Member,
+    Out,
+    Run,
+    RunDataDir,
+    Split,
+    Step,
+    argument,
+    check_out,
+)
 from cnn_jax.figures import patches as figures
 from cnn_jax.figures import save
 from cnn_jax.see.maximize import Excited
@@ -18,33 +29,27 @@ from cnn_jax.trained import open_network
 
 def maximize(
     run: Run,
-    layer: str,
-    unit: int = 0,
-    count: int = 9,
-    member: int = 0,
-    split: str | None = None,
-    step: int | Literal["best"] | None = None,
-    data_dir: DataDir = None,
-    batch_size: int = 250,
+    layer: Annotated[str, argument("LAYER")],
+    unit: Annotated[int, argument("NUMBER")] = 0,
+    count: Annotated[int, argument("INT")] = 9,
+    member: Member = 0,
+    split: Split = None,
+    step: Step = None,
+    data_dir: RunDataDir = None,
+    batch_size: BatchSize = 250,
     out: Out = None,
-    json: bool = False,
+    json: Flag = False,
 ) -> None:
-    """Find what a unit answers to: the patches, over a whole split, that excite it most.
+    """Find the image patches of a whole split that excite a unit most.
 
-    A unit of a feature map sees a part of the image, its receptive field; each image is taken at
-    the place where the map is largest. Layers give what they return: convolutions come before their
+    A patch is the receptive field of the unit, the part of the image that it sees. Each image
+    contributes one patch, where its feature map is largest. Convolutions are taken before their
     activation.
 
     Args:
-        run: A run folder.
         layer: Name of a layer, as `maps` lists them.
-        unit: Feature map of the layer, or unit of a dense one, from 0.
-        count: Patches, of as many images.
-        member: Which of several networks trained side by side, from 0.
-        split: Split of the run's dataset. Default: the one evaluated while training.
-        step: Which checkpoint: a step, or best. Default: the last.
-        data_dir: Where prepared datasets lie. Default: where the run had them.
-        batch_size: Examples at once; changes speed and memory, not the result.
+        unit: Number of a feature map of the layer, or of a unit of a dense layer, from 0.
+        count: Number of patches.
         out: New or empty folder for patches.png and maximize.json.
         json: Print JSON instead of a table.
     """
@@ -55,7 +60,7 @@ def maximize(
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"{layer}, unit {unit}")
-        found = maximized(
+        strongest = maximized(
             trained,
             layer,
             unit,
@@ -72,27 +77,29 @@ def maximize(
         "split": split,
         "layer": layer,
         "unit": unit,
-        "patches": [each.to_json() | {"class": dataset.class_names[each.label]} for each in found],
+        "patches": [
+            patch.to_json() | {"class": dataset.class_names[patch.label]} for patch in strongest
+        ],
     }
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "maximize.json").write_text(json_module.dumps(content, indent=1) + "\n")
-        save(drawn(found, f"{layer}, unit {unit}: strongest in {split}"), out / "patches.png")
+        save(drawn(strongest, f"{layer}, unit {unit}: strongest in {split}"), out / "patches.png")
     if json:
         print(json_module.dumps(content))
         return
     table = Table("example", "class", "activation", "place", "rows", "columns", box=SIMPLE_HEAD)
-    for each in found:
-        top, left, bottom, right = each.box
-        place = "-" if each.place is None else f"{each.place[0]}, {each.place[1]}"
+    for patch in strongest:
+        top, left, bottom, right = patch.box
+        place = "-" if patch.place is None else f"{patch.place[0]}, {patch.place[1]}"
         where = (place, f"{top} to {bottom - 1}", f"{left} to {right - 1}")
-        name = dataset.class_names[each.label]
-        table.add_row(str(each.index), name, f"{each.activation:.4g}", *where)
+        name = dataset.class_names[patch.label]
+        table.add_row(str(patch.index), name, f"{patch.activation:.4g}", *where)
     Console().print(table)
 
 
-def drawn(found: list[Excited], title: str) -> figures.Figure:
-    """The patches with the number of their example and the activation."""
-    captions = [f"no. {each.index}: {each.activation:.2f}" for each in found]
-    images, boxes = [each.image for each in found], [each.box for each in found]
+def drawn(patches: list[Excited], title: str) -> figures.Figure:
+    """A figure of the patches, each with the number of its example and the activation."""
+    captions = [f"no. {patch.index}: {patch.activation:.2f}" for patch in patches]
+    images, boxes = [patch.image for patch in patches], [patch.box for patch in patches]
     return figures.patches(images, boxes, captions, title)

@@ -1,9 +1,9 @@
-"""`page`: a file to draw in, and to see what networks make of it."""
+"""`page`: write an HTML page in which networks recognise what is drawn."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
-from cnn_jax.commands.arguments import DataDir, Runs
+from cnn_jax.commands.arguments import Flag, Names, RunDataDir, Runs, Split, Step, argument
 from cnn_jax.errors import UserError
 from cnn_jax.see.page import make_page
 from cnn_jax.trained import open_named
@@ -11,28 +11,24 @@ from cnn_jax.trained import open_named
 
 def page(
     runs: Runs,
-    out: Path = Path("page.html"),
-    names: tuple[str, ...] = (),
-    split: str | None = None,
-    step: int | Literal["best"] | None = None,
-    data_dir: DataDir = None,
+    out: Annotated[Path, argument("FILE")] = Path("page.html"),
+    names: Names = (),
+    split: Split = None,
+    step: Step = None,
+    data_dir: RunDataDir = None,
     examples: int = 40,
-    half: bool = False,
+    half: Flag = False,
 ) -> None:
-    """Write one HTML file to draw in, which shows what networks compute of the drawing.
+    """Write one HTML page in which trained networks recognise what you draw.
 
-    It opens from disk, without a server or a network: feature maps, units and their sums, kernels
-    to change by hand, and the predictions of all runs while the drawing is moved.
+    It opens from disk, without a server or the internet. It shows feature maps, units and their
+    sums, kernels that can be changed by hand, and the predictions of all runs while the drawing is
+    moved. The runs must be of one dataset.
 
     Args:
-        runs: Run folders, of the same dataset.
-        out: File to write, .html; it must not exist.
-        names: What to call the runs. Default: their folders' names.
-        split: Split of the runs' dataset to take examples from. Default: the one evaluated.
-        step: Which checkpoint: a step, or best. Default: the last.
-        data_dir: Where prepared datasets lie. Default: where the runs had them.
-        examples: Images of the split on the page.
-        half: Write weights as int16: half the size. So is what is too large otherwise.
+        out: File to write; it ends in .html and must not exist.
+        examples: Number of images of the split on the page.
+        half: Store weights as int16, which halves the file. Done anyway where it is too large.
     """
     if out.suffix != ".html":
         raise UserError(f"--out must end in .html, got {out}")

@@ -1,8 +1,9 @@
-"""`plot`: learning curves."""
+"""`plot`: draw learning curves."""
 
 from pathlib import Path
+from typing import Annotated
 
-from cnn_jax.commands.arguments import Runs
+from cnn_jax.commands.arguments import Runs, argument
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate.summary import draw_curves
 from cnn_jax.figures import save
@@ -10,17 +11,16 @@ from cnn_jax.figures import save
 
 def plot(
     runs: Runs,
-    metric: str = "accuracy",
-    out: Path = Path("curves.png"),
+    metric: Annotated[str, argument("METRIC")] = "accuracy",
+    out: Annotated[Path, argument("FILE")] = Path("curves.png"),
 ) -> None:
-    """Draw the loss and a metric of several runs over epochs, on one figure.
+    """Plot loss and a metric of one or more runs over epochs, in one figure.
 
-    Of a run with several seeds side by side: their mean, and a band from lowest to highest.
+    A run with several seeds side by side appears as their mean, in a band from lowest to highest.
 
     Args:
-        runs: Run folders.
-        metric: What the right half shows.
-        out: File to write, .png, .svg or .pdf; it must not exist.
+        metric: Metric of the right panel; the left one shows the loss.
+        out: File to write; it ends in .png, .svg or .pdf and must not exist.
     """
     if not runs:
         raise UserError("give at least one run folder")

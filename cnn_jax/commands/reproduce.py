@@ -1,7 +1,8 @@
-"""`reproduce` and `verify-resume`: runs against what they recorded, and against themselves."""
+"""`reproduce` and `verify-resume`: check a run against its record, and the resume law."""
 
 import contextlib
 import dataclasses
+import importlib.util
 import json as json_module
 import tempfile
 from pathlib import Path
@@ -13,73 +14,91 @@ from rich.table import Table
 
 from cnn_jax.check import reproduce as reproduction
 from cnn_jax.check import resume as verification
-from cnn_jax.cli import find_experiment
-from cnn_jax.commands.arguments import DataDir, Script, Unknown
+from cnn_jax.commands.arguments import Flag, RunDataDir, argument
+from cnn_jax.errors import UserError
 
 
 def reproduce(
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN_OR_RECORD")],
-    retrain: bool = False,
-    workdir: Path | None = None,
-    data_dir: DataDir = None,
-    json: bool = False,
+    run: Annotated[tyro.conf.Positional[Path], argument("RUN_OR_RECORD")],
+    retrain: Flag = False,
+    workdir: Annotated[Path | None, argument("DIR", default="none; training needs one")] = None,
+    data_dir: RunDataDir = None,
+    json: Flag = False,
 ) -> None:
-    """Evaluate a finished run again, or train it again, and compare with what it recorded.
+    """Evaluate a finished run again, or train it again, and compare.
 
-    Exit code 0 says match, 1 mismatch. In the environment of the receipt all figures and parameters
-    must be the same to the last bit; where the environment differs, it says so and in what, and
-    holds evaluations to 0.0001 and retrained runs to 0.005 or two standard errors.
+    The results are compared with those that the run recorded. In the same environment all figures
+    and parameters must agree to the last bit. Where the environment differs, the differences are
+    printed, and evaluations must agree within 0.0001, retrained runs within 0.005 or two standard
+    errors. The exit code is 0 for a match, 1 for a mismatch.
 
     Args:
-        run: Run folder, or a record such as experiments/results/lenet5_digits.json, whose runs are
+        run: Run folder; or a record such as experiments/results/lenet5_digits.json, whose runs are
             always trained again.
         retrain: Train again from the receipt and compare the parameters too.
-        workdir: Folder for what is trained again; it stays. Needed for that only.
-        data_dir: Where prepared datasets lie. Default: where the run had them.
+        workdir: Folder for the runs that are trained again; it is kept.
         json: Print JSON instead of tables.
     """
     comparisons = reproduction.reproduce(run, retrain, data_dir, workdir)
-    for found in comparisons:
+    for comparison in comparisons:
         if json:
-            print(json_module.dumps({**dataclasses.asdict(found), "match": found.matches}))
+            described = dataclasses.asdict(comparison) | {"match": comparison.matches}
+            print(json_module.dumps(described))
             continue
-        for difference in found.differences:
+        for difference in comparison.differences:
             Console().print(f"environment: {difference}", highlight=False, soft_wrap=True)
-        table = Table("", "recorded", "now", "", title=found.run)
-        for name, then, now, matches in found.rows:
+        table = Table("", "recorded", "now", "", title=comparison.run)
+        for name, then, now, matches in comparison.rows:
             table.add_row(name, *map(_brief, (then, now)), "match" if matches else "MISMATCH")
         Console().print(table)
-        print("match" if found.matches else "mismatch")
-    if not all(found.matches for found in comparisons):
+        print("match" if comparison.matches else "mismatch")
+    if not all(comparison.matches for comparison in comparisons):
         raise SystemExit(1)
 
 
 def verify_resume(
-    experiment: Script,
-    kills: int = 3,
-    scratch: Path | None = None,
+    experiment: Annotated[tyro.conf.Positional[str], argument("EXPERIMENT")],
+    kills: Annotated[int, argument("INT")] = 3,
+    scratch: Annotated[Path | None, argument("DIR", default="a temporary one")] = None,
     *,
-    flags: Unknown = (),
+    flags: tyro.conf.Suppress[tuple[str, ...]] = (),
 ) -> None:
-    """Train an experiment straight, and again with kills at random instants, and compare the two.
+    """Check that a run with kills ends bit-identical to one without.
 
-    Parameters, optimizer state, metrics and results must be the same, bit for bit: exit code 0,
-    else 1. All other flags are the experiment's own; a few epochs are enough.
+    The experiment is trained twice. Parameters, optimizer state, metrics and results are compared;
+    the exit code is 0 if all are the same, else 1. All other flags are passed to the experiment; a
+    few epochs are enough.
 
     Args:
-        experiment: A module, experiments.lenet5_digits, or a file.
-        kills: How often the second run is killed; every second time while it saves.
-        scratch: Folder for the two runs; it stays. Default: one that goes.
+        experiment: A module such as experiments.lenet5_digits, or a file.
+        kills: Number of kills, at random instants; every second one hits a checkpoint being saved.
+        scratch: New or empty folder for the two runs; it is kept.
     """
-    script = find_experiment(experiment)
+    script = _find_script(experiment)
     with contextlib.ExitStack() as stack:
-        where = scratch or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        found = verification.verify_resume(script, flags, kills, where)
-    for name in found.differing:
+        folder = scratch or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        verdict = verification.verify_resume(script, flags, kills, folder)
+    for name in verdict.differing:
         print(f"differs: {name}")
-    print(f"{'identical' if found.identical else 'NOT identical'} after {found.steps} steps")
-    if not found.identical:
+    print(f"{'identical' if verdict.identical else 'NOT identical'} after {verdict.steps} steps")
+    if not verdict.identical:
         raise SystemExit(1)
+
+
+def _find_script(name: str) -> Path:
+    """The file of an experiment, named as a module or as a file.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    try:
+        spec = None if name.endswith(".py") else importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        spec = None
+    path = Path(name if spec is None or spec.origin is None else spec.origin)
+    if path.suffix != ".py" or not path.is_file():
+        raise UserError(f"no experiment {name}: give a module (experiments.lenet5_mnist) or a file")
+    return path
 
 
 def _brief(value: Any) -> str:

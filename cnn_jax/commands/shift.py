@@ -1,8 +1,8 @@
-"""`shift`: what networks make of images that are moved, or otherwise changed."""
+"""`shift`: accuracy on images that are shifted, or corrupted in other ways."""
 
 import json as json_module
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from rich import box as boxes
@@ -12,7 +12,18 @@ from rich.table import Table
 
 from cnn_jax.augment.corrupt import SEVERITIES
 from cnn_jax.augment.corrupt import corruption as corruption_named
-from cnn_jax.commands.arguments import DataDir, Out, Runs, check_out
+from cnn_jax.commands.arguments import (
+    BatchSize,
+    Flag,
+    Names,
+    Out,
+    RunDataDir,
+    Runs,
+    Split,
+    Step,
+    argument,
+    check_out,
+)
 from cnn_jax.evaluate.shift import (
     CorruptionSweep,
     Padding,
@@ -28,36 +39,30 @@ from cnn_jax.trained import open_named
 
 def shift(
     runs: Runs,
-    max_shift: int = 12,
-    stride: int = 1,
+    max_shift: Annotated[int, argument("PIXELS")] = 12,
+    stride: Annotated[int, argument("PIXELS")] = 1,
     padding: Padding = "zeros",
-    corruption: str | None = None,
-    names: tuple[str, ...] = (),
-    split: str | None = None,
-    step: int | Literal["best"] | None = None,
-    data_dir: DataDir = None,
-    batch_size: int = 250,
+    corruption: Annotated[str | None, argument("NAME", default="shifts")] = None,
+    names: Names = (),
+    split: Split = None,
+    step: Step = None,
+    data_dir: RunDataDir = None,
+    batch_size: BatchSize = 250,
     out: Out = None,
-    json: bool = False,
+    json: Flag = False,
 ) -> None:
-    """Move every image to every place around its own, and count how many are still recognised.
+    """Measure accuracy on images that are shifted, rotated, noisy or blurred.
 
-    Also counted are the images that keep the label that they have unmoved, right or wrong.
+    Consistency is measured too: the share of images that get the same label as without the change,
+    right or wrong.
 
     Args:
-        runs: Run folders.
-        max_shift: Pixels of the image as stored, down, up, right and left. Not for corruptions, nor
-            are stride and padding.
-        stride: 2 takes every second shift along each axis, a quarter of the work.
-        padding: What moves in from outside: black (zeros) or the nearest pixel (edge).
-        corruption: Instead of shifts: rotation, scaling, noise, blur, contrast, or all, each in
-            five severities.
-        names: What to call the runs. Default: their folders' names.
-        split: Split of the runs' datasets. Default: the one evaluated while training.
-        step: Which checkpoint: a step, or best. Default: the last.
-        data_dir: Where prepared datasets lie. Default: where the runs had them.
-        batch_size: Examples at once; changes speed and memory, not the result.
-        out: New or empty folder for the numbers as JSON and the figures as PNG.
+        max_shift: Largest shift down, up, right and left, in pixels of the stored image.
+        stride: Distance between shifts along each axis; 2 is a quarter of the work.
+        padding: What fills the uncovered border: black (zeros) or the nearest pixel (edge).
+        corruption: Apply this instead of shifts, in five severities: rotation, scaling, noise,
+            blur, contrast, or all of them. The three flags above then have no effect.
+        out: New or empty folder for the numbers (JSON) and the figures (PNG).
         json: Print JSON instead of tables.
     """
     kinds = () if corruption is None else _corruptions(corruption)
@@ -73,13 +78,15 @@ def shift(
         for name, trained in opened.items():
             task = progress.add_task(name)
 
-            def told(done: int, examples: int, task: Any = task) -> None:
+            def advance(done: int, examples: int, task: Any = task) -> None:
                 progress.update(task, completed=done, total=examples)
 
             if kinds:
-                sweep = sweep_corruptions(trained, kinds, split, batch_size, told)
+                sweep = sweep_corruptions(trained, kinds, split, batch_size, advance)
             else:
-                sweep = sweep_shifts(trained, max_shift, stride, padding, split, batch_size, told)
+                sweep = sweep_shifts(
+                    trained, max_shift, stride, padding, split, batch_size, advance
+                )
             sweeps[name] = sweep
 
     content = {"runs": [{"name": name} | sweep.to_json() for name, sweep in sweeps.items()]}
@@ -98,15 +105,16 @@ def shift(
             Console(width=max(Console().width, width)).print(table)
 
 
-def _corruptions(given: str) -> Sequence[str]:
-    if given == "all":
+def _corruptions(name: str) -> Sequence[str]:
+    """The kinds of corruption that a name stands for. Raises UserError for an unknown one."""
+    if name == "all":
         return tuple(SEVERITIES)
-    corruption_named(given, 1)
-    return (given,)
+    corruption_named(name, 1)
+    return (name,)
 
 
 def shift_figures(sweeps: Mapping[str, ShiftSweep]) -> dict[str, Any]:
-    """The maps, and accuracy over the distance, by the names of their files."""
+    """The figures of a sweep over shifts, by the names of their files."""
     first = next(iter(sweeps.values()))
     accuracy = {name: sweep.counts.accuracy for name, sweep in sweeps.items()}
     consistency = {name: sweep.counts.consistency for name, sweep in sweeps.items()}
@@ -126,7 +134,7 @@ def _corruption_figures(sweeps: Mapping[str, CorruptionSweep]) -> dict[str, Any]
 
 def _shift_tables(sweeps: Mapping[str, ShiftSweep]) -> list[Table]:
     first = next(iter(sweeps.values()))
-    # Some six distances, evenly apart, the farthest among them.
+    # About six distances, evenly spaced, the largest among them.
     shown = np.unique(np.linspace(0, len(first.distances) - 1, 7).round().astype(int))[1:]
     columns = [f"by {distance}" for distance in first.distances[shown]]
     tables = []

@@ -1,8 +1,8 @@
-"""Every picture the package draws, one file per kind. The only files that say Matplotlib.
+"""Draw every figure of the package, one file per kind; only these files import Matplotlib.
 
-Functions take arrays and return a `matplotlib.figure.Figure`; `save` writes one. Each draws inside
-`rc_context(STYLE)`, since legends and titles take their type when they are made. Nothing here
-computes what it shows, opens a window, or leaves a trace in Matplotlib's settings.
+Functions take arrays and return a `matplotlib.figure.Figure`, which `save` writes. Each draws
+inside `rc_context(STYLE)`, since legends and titles take their font when they are made. Nothing
+here computes what it shows, opens a window, or changes Matplotlib's settings.
 """
 
 from cnn_jax.figures.page import COLOURS, INCHES, page, save

@@ -1,4 +1,4 @@
-"""A kernel on its way over an image: one place spelled out, all pixel values, an animation."""
+"""Draw a convolution: one place in numbers, all pixel values, an animation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,23 +14,23 @@ from PIL import Image
 from cnn_jax.figures.page import COLOURS, INCHES, STYLE, page
 
 SIGNED = "RdBu_r"  # blue below zero, white at zero, red above
-READABLE = 4.5  # points, the smallest type for a number in a cell
-WINDOW = COLOURS[2]  # seen on grey, on blue and on red
+READABLE = 4.5  # points, the smallest font for a number in a cell
+WINDOW = COLOURS[2]  # visible on grey, on blue and on red
 CHANNELS = {1: ("",), 3: ("red ", "green ", "blue ")}
 
 
 def limit(values: np.ndarray) -> float:
-    """The end of a scale that is symmetric about zero and holds all finite `values`, above zero."""
+    """The positive end of a scale that is symmetric about zero and holds all finite `values`."""
     finite = np.abs(values[np.isfinite(values)])
     return float(finite.max()) if finite.size and finite.max() > 0 else 1.0
 
 
 class Grid:
-    """A grid of numbers as coloured cells, the numbers in them where they can be read.
+    """A grid of coloured cells, with their numbers in them if the cells are large enough.
 
     Args:
         values: [rows, columns], or [rows, columns, 3] for colours in 0 .. 1.
-        inches: the width that the grid is expected to have.
+        inches: the expected width of the grid.
         signed: None for grey levels 0 .. 1, else the end of the scale about zero.
     """
 
@@ -43,11 +43,11 @@ class Grid:
             scale = {"cmap": SIGNED, "vmin": -signed, "vmax": signed}
         self.image = ax.imshow(values, interpolation="nearest", **scale)
         ax.spines[:].set_visible(True)
-        ax.set_facecolor("0.85")  # of empty cells, which zero is not
+        ax.set_facecolor("0.85")  # shows in empty cells; zero is white
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1))
         self.texts: list[Any] = []
-        # A digit is 0.62 of its type's size wide; a cell keeps a tenth of its width free.
+        # A digit is 0.62 of its font size wide; a cell keeps a tenth of its width free.
         letters = 4 if signed is None else 5
         size = min(8.0, 0.9 * 72 * inches / max(values.shape[:2]) / (0.62 * letters))
         if values.ndim == 2 and size >= READABLE:
@@ -57,7 +57,7 @@ class Grid:
             self.show(values)
 
     def show(self, values: np.ndarray) -> None:
-        """Put other values, of the same shape, in the cells; NaN are empty."""
+        """Put other values of the same shape into the cells; NaN leaves a cell empty."""
         self.image.set_data(values)
         for text, value in zip(self.texts, values.flat, strict=bool(self.texts)):
             text.set_text(_number(value, self.digits) if np.isfinite(value) else "")
@@ -66,12 +66,12 @@ class Grid:
 
 
 class Steps:
-    """One figure for every place of a kernel: above the image and its feature map, below the patch,
-    the kernel and their products, a row per channel. As wide as a page.
+    """A figure that can show any place of a kernel: the image and its feature map at the top; below
+    them the patch, the kernel and their products, one row per channel. As wide as a page.
 
     Args:
         image: [H, W, C], 0 .. 1. kernel: [h, w, C]. feature_map: [H - h + 1, W - w + 1].
-        name: of the kernel.
+        name: the kernel's name.
     """
 
     def __init__(
@@ -82,13 +82,13 @@ class Steps:
         height, width = kernel.shape[:2]
         lower = 1.35 * min(max(height / width, 0.5), 1.5)
         tall = min(max(image.shape[0] / image.shape[1], 0.4), 1.4)
-        upper, words = 3.0 * tall + 0.35, 0.35 + 0.19 * channels  # a line for each
+        upper, words = 3.0 * tall + 0.35, 0.35 + 0.19 * channels  # a line per channel
         total = upper + channels * (lower + 0.25) + words
         ratios = [upper, *[lower + 0.25] * channels, words]
         self.figure: Figure
         self.figure, _ = page(width=INCHES["page"], height=total)
         self.figure.clear()
-        # Subfigures, because a layout with panels of several widths does not keep labels inside.
+        # Subfigures, since with panels of several widths the layout lets labels stick out.
         parts: Any = self.figure.subfigures(2 + channels, 1, height_ratios=ratios)
         above, *rows, below = parts
 
@@ -132,7 +132,7 @@ class Steps:
         self.words = below.text(0.5, 0.95, "", ha="center", va="top", linespacing=1.5)
 
     def moving(self) -> list[Any]:
-        """All that `at` changes, in the order in which it is drawn."""
+        """All artists that `at` changes, in drawing order."""
         grids = [self.map, *self.patches, *self.products]
         texts = [text for grid in grids for text in grid.texts]
         borders = [line for grid in grids for line in grid.image.axes.spines.values()]
@@ -140,11 +140,11 @@ class Steps:
         return [*(grid.image for grid in grids), *texts, *frames, self.words]
 
     def at(self, row: int, column: int, spelled: str, known: int | None = None) -> None:
-        """Bring the kernel to a place.
+        """Move the kernel to a place.
 
         Args:
-            spelled: what is said below.
-            known: so many places of the feature map, row by row, are filled; None is all.
+            spelled: the text below the panels.
+            known: how many places of the feature map are filled, row by row; None fills all.
         """
         height, width = self.kernel.shape[:2]
         self.window.set_xy((column - 0.5, row - 0.5))
@@ -169,10 +169,10 @@ def one_place(
     place: tuple[int, int],
     spelled: str,
 ) -> Figure:
-    """The image, the feature map, and how one of its numbers comes about.
+    """Draw the image, the feature map, and the products that add up to one of its numbers.
 
     Args:
-        image, kernel, feature_map, name: as `Steps` has them.
+        image, kernel, feature_map, name: as in `Steps`.
         place: row and column of the window's top left corner.
         spelled: the sum in words and numbers, up to three lines.
     """
@@ -183,7 +183,7 @@ def one_place(
 
 @rc_context(STYLE)
 def pixel_values(image: np.ndarray, title: str) -> Figure:
-    """Each channel of an image [H, W, C], 0 .. 1, as a grid of numbers; as wide as a page."""
+    """Draw each channel of an image [H, W, C], 0 .. 1, as a grid of numbers; as wide as a page."""
     channels = image.shape[-1]
     width = INCHES["page"] / channels
     height = (width - 0.4) * image.shape[0] / image.shape[1] + 0.5
@@ -196,7 +196,7 @@ def pixel_values(image: np.ndarray, title: str) -> Figure:
 
 @rc_context(STYLE)
 def map_values(feature_map: np.ndarray, title: str) -> Figure:
-    """A feature map [rows, columns] as a grid of numbers on a scale about zero; a page wide."""
+    """Draw a feature map [rows, columns] as a grid of numbers; as wide as a page."""
     width = INCHES["page"] - 0.9
     height = width * feature_map.shape[0] / feature_map.shape[1] + 0.5
     figure, [[ax]] = page(width=INCHES["page"], height=height)
@@ -218,16 +218,16 @@ def animate(
     places: Sequence[tuple[int, int]],
     spelled: Sequence[str],
 ) -> None:
-    """Write a GIF in which the window steps from place to place and the feature map fills.
+    """Write a GIF in which the window moves from place to place and fills the feature map.
 
     Args:
-        image, kernel, feature_map, name: as `Steps` has them.
-        places: rows and columns, in reading order, the last place of all at the end.
-        spelled: what is said below, one for each place.
+        image, kernel, feature_map, name: as in `Steps`.
+        places: (row, column) of each frame, in reading order; the last is the map's last.
+        spelled: the text below the panels, one for each place.
     """
     steps = Steps(image, kernel, feature_map, name)
     canvas: Any = steps.figure.canvas
-    # What stays is drawn once: drawing all of it for each frame takes five times as long.
+    # What does not move is drawn once; drawing it for each frame takes five times as long.
     moving = steps.moving()
     for artist in moving:
         artist.set_animated(True)

@@ -1,4 +1,4 @@
-"""Learning curves, and what a sweep came to."""
+"""Draw learning curves, and the effect of a sweep."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,14 +21,14 @@ SHARES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 def learning_curves(
     runs: Mapping[str, Curves], metric: str = "accuracy", epochs: Mapping[str, float] | None = None
 ) -> Figure:
-    """Loss on the left and a metric on the right, a colour for each run.
+    """Draw loss on the left and a metric on the right, one colour per run.
 
-    What is held out is a solid line, training a dashed one; of M members the line is the mean and
-    the band goes from the lowest to the highest.
+    Held-out data is a solid line, training data a dashed one. For M members the line is their mean,
+    and the band goes from the lowest to the highest.
 
     Args:
-        runs: name to curves. A run without the metric shows its loss alone.
-        epochs: of each run, the steps in one; None draws over steps.
+        runs: curves by name. A run without the metric shows only its loss.
+        epochs: steps per epoch of each run; None draws over steps.
     """
     height = 2.2 + 0.16 * -(-(len(runs) + len(DASHES)) // 4)
     figure, axes = page(1, 2, width=INCHES["page"], height=height)
@@ -50,10 +50,10 @@ def learning_curves(
 
 @rc_context(STYLE)
 def sweep_effect(field: str, rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> Figure:
-    """The metrics over the values of `field`, mean and 95 % interval over seeds.
+    """Draw metrics over the values of `field`: the mean over seeds and its 95 % interval.
 
     Args:
-        rows: as `summary.summarise` makes them.
+        rows: as `summary.summarise` returns them.
     """
     figure, axes = page(1, len(metrics), width=INCHES["page"], height=2.2)
     labels = [f"{row[field]:g}" if isinstance(row[field], float) else row[field] for row in rows]
@@ -81,9 +81,9 @@ def _draw(panel: Any, over: np.ndarray, values: np.ndarray, colour: str, trainin
 
 
 def _spread_out(panel: Any) -> None:
-    """Give shares near 0 and 1 room, as 99 and 99.9 %; other metrics keep a linear axis.
+    """Stretch the axis near 0 and 1, to tell 99 from 99.9 %; other metrics keep a linear axis.
 
-    What is held out decides how far it goes: training may reach 100 %, which has no place on it.
+    The limits follow the held-out curves: training may reach 100 %, which is not on such an axis.
     """
     held = [line.get_ydata() for line in panel.lines if line.get_linestyle() == "-"]
     drawn = np.concatenate(held or [np.zeros(1)])

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: what is taken for what, what probabilities are worth, errors."""
+"""Draw an evaluation: confusions, calibration, and examples with the worst errors."""
 
 from collections.abc import Sequence
 
@@ -17,15 +17,15 @@ SHORT = 4  # letters of class names that a column holds
 
 @rc_context(STYLE)
 def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
-    """Examples by true class (rows) and predicted class (columns).
+    """Draw the number of examples by true class (rows) and predicted class (columns).
 
-    The shade is a cell's part of its row, in %, by the square root, so that rare confusions show.
-    Up to `COUNTED` classes cells hold their counts. As wide as a column for up to ten short names,
+    The shade is the square root of a cell's share of its row, so that rare confusions show. With up
+    to `COUNTED` classes the cells hold their counts. As wide as a column for up to ten short names,
     else as a page.
 
     Args:
         counts: int [classes, classes] by [true, predicted].
-        names: of the classes.
+        names: the classes' names.
     """
     classes = len(names)
     short = max(map(len, names)) <= SHORT
@@ -46,7 +46,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str) -> Fi
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(10, integer=True))
     if classes <= COUNTED:
-        # The matrix takes seven tenths of the width, a digit 0.62 of its type's size.
+        # The matrix takes seven tenths of the width; a digit is 0.62 of its font size wide.
         cell = 72 * 0.7 * width / classes
         size = min(8.0, 0.85 * cell / (0.62 * len(str(counts.max()))))
         for row, column in np.argwhere(counts):
@@ -68,8 +68,8 @@ def reliability_diagram(
     interval: np.ndarray,
     title: str,
 ) -> Figure:
-    """Above, accuracy by confidence in bins of equal width, the diagonal being perfect; below, how
-    many examples each bin holds. As wide as a column.
+    """Draw accuracy over confidence in bins of equal width, the diagonal being perfect, and below
+    the number of examples in each bin. As wide as a column.
 
     Args:
         count: int [bins]; empty bins are left out.
@@ -99,11 +99,11 @@ def reliability_diagram(
 
 @rc_context(STYLE)
 def gallery(images: np.ndarray, captions: Sequence[str], title: str) -> Figure:
-    """Images in rows of six, each with its caption below; as wide as a page.
+    """Draw images in rows of six, each above its caption; as wide as a page.
 
     Args:
-        images: uint8 [n, H, W, 1 or 3], shown as stored, pixels as squares.
-        captions: n, of up to three lines of about twenty letters.
+        images: uint8 [n, H, W, 1 or 3], shown as stored, with square pixels.
+        captions: one for each, up to three lines of about twenty letters.
     """
     columns = 6
     rows = -(-len(images) // columns)
@@ -114,7 +114,7 @@ def gallery(images: np.ndarray, captions: Sequence[str], title: str) -> Figure:
     for place in axes.flat:
         place.set_axis_off()
     for place, image, caption in zip(axes.flat, images, captions, strict=False):
-        # Of what is grey alone, Matplotlib would stretch the contrast.
+        # Without limits Matplotlib would stretch the contrast of grey images.
         place.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         place.text(
             *(0.5, -0.04, caption), fontsize=6.5, ha="center", va="top", transform=place.transAxes

@@ -1,4 +1,4 @@
-"""What a network's layers give and hold: feature maps, units, kernels, a prediction.
+"""Draw a network's feature maps, units, kernels and prediction.
 
 Signed numbers are blue below zero, white at zero and red above, on one scale for a whole layer.
 """
@@ -17,27 +17,27 @@ from matplotlib.patches import Rectangle
 from cnn_jax.figures.convolution import SIGNED, limit
 from cnn_jax.figures.page import COLOURS, INCHES, STYLE, page
 
-INPUTS, OUTPUTS = 32, 64  # of a layer's kernels, more are too small to be seen on a page
-TILES = 384  # as many as AlexNet's widest layer has maps; more do not fit a page
-ABSENT = "0.75"  # grey: an input that an output does not see
-STRIP = 64  # units in a row, where they are too many for bars
+INPUTS, OUTPUTS = 32, 64  # kernels of a layer that are drawn; more would be too small to see
+TILES = 384  # the maps of AlexNet's widest layer; more do not fit a page
+ABSENT = "0.75"  # grey, where an output is not connected to an input
+STRIP = 64  # units per row if there are too many for bars
 
 
 @rc_context(STYLE)
 def tiles(values: np.ndarray, title: str, label: str) -> Figure:
-    """Grids of numbers, or colours, side by side, each below its number; as wide as a page.
+    """Draw grids of numbers or colours side by side, each below its number; as wide as a page.
 
-    At most the first `TILES`, which the title then says.
+    Only the first `TILES` are drawn; the title says so if there are more.
 
     Args:
         values: [height, width, n], signed and on one scale about zero; or [height, width, 3, n],
-            of which zero becomes grey and the largest magnitude full or no colour.
-        label: of the scale.
+            colours in which zero is grey and the largest magnitude full or no colour.
+        label: the label of the scale.
     """
     end, count = limit(values), min(values.shape[-1], TILES)
     if count < values.shape[-1]:
         title += f" (the first {count})"
-    most = {6: 6, 8: 32, 16: 256, 24: 576}  # up to so many tiles have so many columns
+    most = {6: 6, 8: 32, 16: 256, 24: 576}  # columns: the most tiles for which they are used
     columns = min(count, next((n for n, upto in most.items() if count <= upto), 32))
     scaled = values.ndim == 3
     room = INCHES["page"] - (0.85 if scaled else 0.15)
@@ -58,7 +58,7 @@ def tiles(values: np.ndarray, title: str, label: str) -> Figure:
         ax.text(x + 0.465, y - 0.02 / side, str(number), fontsize=5.5, ha="center", va="bottom")
     outlines = [Rectangle(place, 0.93, tall) for place in places]
     ax.add_collection(PatchCollection(outlines, facecolor="none", edgecolor="0.5", linewidth=0.4))
-    # Half a tile and more may be free at the right, where the tiles are few.
+    # Few tiles may leave half a tile and more free at the right.
     ax.set(xlim=(-0.02, columns), ylim=(places[-1][1] + tall + 0.02, -gap), title=title)
     ax.set_axis_off()
     if scaled:
@@ -68,11 +68,11 @@ def tiles(values: np.ndarray, title: str, label: str) -> Figure:
 
 @rc_context(STYLE)
 def units(values: np.ndarray, title: str, names: Sequence[str] = ()) -> Figure:
-    """The units of a dense layer: bars if they are few or have names, else rows of `STRIP` cells.
+    """Draw the units of a dense layer: up to 2 * `STRIP` as bars, more as rows of `STRIP` cells.
 
     Args:
         values: [n], signed.
-        names: of the units, such as the classes.
+        names: the units' names, such as the classes.
     """
     end, count = limit(values), len(values)
     norm = Normalize(-end, end)
@@ -102,9 +102,10 @@ def units(values: np.ndarray, title: str, names: Sequence[str] = ()) -> Figure:
 
 @rc_context(STYLE)
 def kernel_table(kernels: np.ndarray, title: str) -> Figure:
-    """Kernels [height, width, inputs, outputs]: a row per input map, a column per output map.
+    """Draw kernels [height, width, inputs, outputs], a row per input map, a column per output map.
 
-    At most the first `INPUTS` and `OUTPUTS`, which the title then says. NaN are grey.
+    Only the first `INPUTS` and `OUTPUTS` are drawn; the title says so if there are more. NaN is
+    grey.
     """
     height, width, *whole = kernels.shape
     shown = kernels[:, :, :INPUTS, :OUTPUTS]
@@ -134,7 +135,7 @@ def kernel_table(kernels: np.ndarray, title: str) -> Figure:
 def prediction(
     image: np.ndarray, probabilities: np.ndarray, names: Sequence[str], title: str
 ) -> Figure:
-    """An image, uint8 [H, W, 1 or 3], and the probabilities of its five likeliest classes."""
+    """Draw an image, uint8 [H, W, 1 or 3], and the probabilities of its five likeliest classes."""
     figure, [[left, right]] = page(1, 2, width=INCHES["column"], height=1.7, width_ratios=[1, 1.25])
     left.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     left.set_axis_off()

@@ -1,4 +1,4 @@
-"""What all pictures share: sizes, colours, type."""
+"""The sizes, colours and fonts that all figures share."""
 
 from pathlib import Path
 from typing import Any
@@ -7,9 +7,9 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-INCHES = {"column": 3.5, "page": 7.2}  # widths in print; all type is legible at these
+INCHES = {"column": 3.5, "page": 7.2}  # widths in print, at which all text is legible
 
-# Okabe and Ito's: told apart by colour-blind readers, and in grey by their order of lightness.
+# Okabe and Ito's: colour-blind readers can tell them apart, and in grey they differ in lightness.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 
 STYLE: dict[Any, Any] = {
@@ -23,15 +23,15 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "lines.linewidth": 1.4,
-    "svg.hashsalt": "cnn_jax",  # the same figure is the same file
+    "svg.hashsalt": "cnn_jax",  # so that the same figure gives the same file
 }
 
 
 @rc_context(STYLE)
 def page(rows: int = 1, columns: int = 1, *, width: float, height: float, **kwargs: Any) -> Any:
-    """An empty figure and its axes [rows, columns], `width` and `height` in inches.
+    """Make an empty figure of `width` by `height` inches and its axes [rows, columns].
 
-    Labels and titles are kept inside and apart by constrained layout. Other arguments are those of
+    Constrained layout keeps labels and titles inside and apart. Other arguments are passed to
     `Figure.subplots`.
     """
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -41,9 +41,9 @@ def page(rows: int = 1, columns: int = 1, *, width: float, height: float, **kwar
 
 @rc_context(STYLE)
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as its suffix says (.png, .svg, .pdf), PNG at 200 dots per inch.
+    """Write a figure in the format of the path's suffix (.png, .svg, .pdf), PNG at 200 dpi.
 
-    The file holds no date, so the same figure is the same bytes.
+    The file contains no date, so that the same figure gives the same bytes.
     """
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix, {})
     figure.savefig(path, dpi=200, metadata=metadata)

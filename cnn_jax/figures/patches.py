@@ -1,4 +1,4 @@
-"""The patches that excite a unit, and where in their images they lie."""
+"""Draw the patches that excite a unit, and where they lie in their images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,9 +10,9 @@ from matplotlib.patches import Rectangle
 
 from cnn_jax.figures.page import INCHES, STYLE, page
 
-OUTSIDE = (0.80, 0.86, 0.93)  # pale blue: no pixel of a photograph or digit, but padding
+OUTSIDE = (0.80, 0.86, 0.93)  # pale blue, for padding, which is no pixel of the image
 MARK = "#D55E00"
-ACROSS = 9  # patches in a row
+ACROSS = 9  # patches per row
 Box = tuple[int, int, int, int]
 
 
@@ -23,15 +23,15 @@ def patches(
     captions: Sequence[str],
     title: str,
 ) -> Figure:
-    """Pairs side by side: the patch, and below it the image with the patch outlined.
+    """Draw pairs side by side: a patch, and below it its image with the patch outlined.
 
-    What of a patch lies beyond its image is pale blue, which the title then says. Patches that are
-    their whole image have no image below them.
+    The part of a patch beyond its image is pale blue, and the title then says so. If all patches
+    are whole images, no images are drawn below them.
 
     Args:
         images: [H, W, 1 or 3], 0 .. 1, all of one size.
         boxes: top, left, bottom, right, the last two excluded.
-        captions: of each, up to two short lines.
+        captions: one for each, up to two short lines.
     """
     count = len(images)
     columns = min(count, ACROSS)
@@ -39,13 +39,13 @@ def patches(
     whole = all(box == (0, 0, *image.shape[:2]) for image, box in zip(images, boxes, strict=True))
     if any(_reaches_out(image, box) for image, box in zip(images, boxes, strict=True)):
         title += " (pale blue: padding)"
-    each = 1 if whole else 2
+    panels = 1 if whole else 2  # per patch
     side = min(INCHES["page"] / columns, 1.1)
-    # The sides of patch and image, and a line for the caption.
+    # The heights of patch and image relative to their width.
     tall = [(box[2] - box[0]) / (box[3] - box[1]) for box in boxes[:1]]
-    tall += [images[0].shape[0] / images[0].shape[1]] * (each - 1)
+    tall += [images[0].shape[0] / images[0].shape[1]] * (panels - 1)
     figure, axes = page(
-        each * rows,
+        panels * rows,
         columns,
         width=side * columns,
         height=rows * (0.94 * side * sum(tall) + 0.22) + 0.3,
@@ -56,11 +56,11 @@ def patches(
         ax.set_axis_off()
     for number, (image, box, caption) in enumerate(zip(images, boxes, captions, strict=True)):
         row, column = divmod(number, columns)
-        upper = axes[each * row, column]
+        upper = axes[panels * row, column]
         _show(upper, cut(image, box))
         upper.set_title(caption, fontsize=6.5, pad=2)
         if not whole:
-            lower = axes[each * row + 1, column]
+            lower = axes[panels * row + 1, column]
             _show(lower, image)
             _outline(lower, image.shape, box)
     figure.suptitle(title, fontsize=8)
@@ -68,7 +68,7 @@ def patches(
 
 
 def cut(image: np.ndarray, box: Box) -> np.ndarray:
-    """The patch [height, width, 3] of an image [H, W, 1 or 3]; `OUTSIDE` where there is none."""
+    """The patch [height, width, 3] of an image [H, W, 1 or 3]; `OUTSIDE` beyond the image."""
     top, left, bottom, right = box
     height, width, channels = image.shape
     patch = np.empty((bottom - top, right - left, 3), np.float32)
@@ -90,7 +90,7 @@ def _show(ax: Any, image: np.ndarray) -> None:
 
 
 def _outline(ax: Any, shape: tuple[int, ...], box: Box) -> None:
-    """The box on its image, as far as it lies on it."""
+    """Draw the outline of a box on its image, cut off at the image's edges."""
     top, left = max(box[0], 0), max(box[1], 0)
     bottom, right = min(box[2], shape[0]), min(box[3], shape[1])
     place = (left - 0.5, top - 0.5)

@@ -1,4 +1,4 @@
-"""How recognition falls with shifts and corruptions: maps, and curves. All shares are in 0 .. 1."""
+"""Draw accuracy under shifts and corruptions, as maps and curves. All shares are in 0 .. 1."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,20 +9,20 @@ from matplotlib.figure import Figure
 
 from cnn_jax.figures.page import COLOURS, INCHES, STYLE, page
 
-MARKERS = "os^Dv*P"  # with the colours, so that no curve is told by its colour alone
+MARKERS = "os^Dv*P"  # besides colours, so that curves do not differ by colour alone
 
-Shares = Mapping[str, np.ndarray]  # by the name of the run
+Shares = Mapping[str, np.ndarray]  # by run name
 
 
 @rc_context(STYLE)
 def shift_maps(offsets: np.ndarray, accuracy: Shares, consistency: Shares) -> Figure:
-    """A column per run: its accuracy at every shift, and below the share of labels that stay.
+    """Draw a column per run: accuracy at every shift, and below it the share of unchanged labels.
 
     All maps have one scale, 0 to 100 %.
 
     Args:
         offsets: pixels [n], evenly spaced, ascending.
-        accuracy, consistency: [n, n] of each run, by shift down and to the right.
+        accuracy, consistency: [n, n] for each run, by shift down and to the right.
     """
     columns = len(accuracy)
     around = 1.15  # inches for the labels on the left and the colour bar on the right
@@ -53,11 +53,11 @@ def shift_maps(offsets: np.ndarray, accuracy: Shares, consistency: Shares) -> Fi
 
 @rc_context(STYLE)
 def distance_curves(distances: np.ndarray, accuracy: Shares) -> Figure:
-    """Accuracy over the distance of the shift, a line per run.
+    """Draw accuracy over the distance of the shift, a line per run.
 
     Args:
         distances: pixels [d], the larger of the shifts along the two axes.
-        accuracy: [d] of each run, means over the places at each distance.
+        accuracy: [d] for each run, means over the places at each distance.
     """
     figure, axes = page(width=INCHES["column"], height=2.4)
     _lines(axes[0, 0], distances, accuracy)
@@ -69,11 +69,11 @@ def distance_curves(distances: np.ndarray, accuracy: Shares) -> Figure:
 
 @rc_context(STYLE)
 def severity_curves(names: Sequence[str], accuracy: Shares, consistency: Shares) -> Figure:
-    """A column per corruption: accuracy over its severity, and below the share of labels that stay.
+    """Draw a column per corruption: accuracy and the share of unchanged labels over severity.
 
     Args:
-        names: of the corruptions.
-        accuracy, consistency: [names, 6] of each run, from severity 0 (unchanged).
+        names: the corruptions' names.
+        accuracy, consistency: [names, 6] for each run, from severity 0 (unchanged).
     """
     width = INCHES["page" if len(names) > 1 else "column"]
     figure, axes = page(2, len(names), width=width, height=3.6, sharex=True, sharey=True)

@@ -1,4 +1,4 @@
-"""Throughput over what the work grows by."""
+"""Draw throughput over batch size, image size, or whatever else grows."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,11 +14,11 @@ from cnn_jax.figures.shift import MARKERS
 
 @rc_context(STYLE)
 def growth_curves(panels: Mapping[str, Mapping[str, Sequence[Any]]]) -> Figure:
-    """A panel for each thing that grows, a line per network, both axes logarithmic.
+    """Draw a panel for each thing that grows and a line per network, with logarithmic axes.
 
     Args:
-        panels: {label of the x axis: {network: (values [n], images/s [n, 3])}}, the lower quartile,
-            the median and the upper quartile, of which the median is the line.
+        panels: {label of the x axis: {network: (values [n], images/s [n, 3])}}; the rates are the
+            lower quartile, the median (the line) and the upper quartile.
     """
     figure, axes = page(1, len(panels), width=INCHES["page"], height=2.4)
     networks = list(dict.fromkeys(name for lines in panels.values() for name in lines))

@@ -280,12 +280,12 @@ def test_the_table_is_in_human_units_and_aligned(tmp_path: Path) -> None:
         "data: blank in memory",
         "examples to train on 2 in train[:50%]",  # not taken for markup
         "parameters 636,010",
-        "forward, an example 1.27 MFLOP",
-        "a step 5.11 MFLOP",
+        "forward, per example 1.27 MFLOP",
+        "per step 5.11 MFLOP",
         "parameters 2.54 MB",
         "gradients 2.54 MB",
         "epochs 6",
-        "each 2.54 MB",
+        "size of one 2.54 MB",
     }
     assert "optimizer state" not in shown  # there is none
     values = [line.rstrip() for line in shown.splitlines() if line.startswith("    ")]

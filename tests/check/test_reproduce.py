@@ -2,8 +2,10 @@
 
 import json
 import re
+import runpy
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -12,6 +14,7 @@ import pytest
 
 from cnn_jax import __main__ as program
 from cnn_jax import runs
+from cnn_jax.check import reproduce as checks
 from cnn_jax.check.reproduce import EVALUATED, RETRAINED, Comparison, reproduce, standard_error
 from cnn_jax.errors import UserError
 from cnn_jax.runs import environment as receipt
@@ -147,7 +150,16 @@ def test_training_again_with_another_seed_is_a_mismatch(run: Path, tmp_path: Pat
     assert zero == 0 and largest > 0.01
 
 
-def test_a_record_is_trained_again(run: Path, tmp_path: Path) -> None:
+def test_a_record_is_trained_again(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process: that a script runs in its own is tested above."""
+
+    def run_here(script: Path, arguments: Sequence[str]) -> None:
+        monkeypatch.setattr(sys, "argv", [str(script), *arguments])
+        runpy.run_path(str(script), run_name="__main__")
+
+    monkeypatch.setattr(checks, "_run", run_here)
     results = tmp_path / "results"
     results.mkdir()
     shutil.copy(run / "experiment.py", tmp_path / "tiny.py")

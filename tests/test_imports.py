@@ -16,7 +16,6 @@ ROWS: list[set[str]] = [
     {"step"},
     {"seeds"},
     {"trained"},
-
     {"evaluate"},
     {"train", "see"},
     {"check"},

@@ -59,19 +59,8 @@ TABLE = {
     ),
     "alexnet2012_imagenet": Row((68, 68, 3), {"batch_size": 2, "image_size": 64, "width": 0.25}),
 }
-OTHERS = {
-    "__init__",
-    "feeding",
-    "guide",
-    "report",
-    "reproductions",
-    "checkpointing",
-    "many_seeds",
-    "time_to_99",
-    "shift",
-    "neocognitron_patterns",
-    "neocognitron_mnist",
-}  # not one gradient descent
+# Not recipes, or not trained by gradient descent.
+OTHERS = {"__init__", "ladder", "neocognitron_patterns", "neocognitron_mnist"}
 
 
 def noise(config: Any, image_shape: tuple[int, int, int]) -> Dataset:
@@ -140,7 +129,7 @@ def test_the_recipe_of_a_record_is_there(name: str, monkeypatch: pytest.MonkeyPa
         "image": jax.ShapeDtypeStruct((2, 1, *shape), np.uint8),
         "label": jax.ShapeDtypeStruct((2, 1), np.int32),
     }
-    step = jax.vmap(partial(train_step, experiment, 1), (None, 0), None, axis_name=AXIS)
+    step = jax.vmap(partial(train_step, experiment), (None, 0), None, axis_name=AXIS)
     after = jax.eval_shape(step, state, batch)
     jax.tree.map(
         lambda a, b: pytest.fail(f"{a}, {b}") if a.shape != b.shape else None, state, after

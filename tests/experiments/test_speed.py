@@ -178,7 +178,7 @@ def test_the_page_has_the_tables_of_the_records() -> None:
         files = {name.format(device) for device in ("cpu", "gpu")}
         assert files <= places
         known = any((ladder.RECORDS / file).exists() for file in files)
-        about = importlib.import_module(f"experiments.{module}").__doc__ or ""
+        about = importlib.import_module(f"experiments.bench.{module}").__doc__ or ""
         assert ("no record yet" in about) != known
 
 

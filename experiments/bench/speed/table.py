@@ -192,10 +192,10 @@ def checkpointing(record: Mapping[str, Any]) -> str:
 
 
 OTHERS = {  # by the experiment that a record names
-    "growth": growth,
-    "layers": layers,
-    "feeding": feeding,
-    "checkpointing": checkpointing,
+    "bench/speed/growth": growth,
+    "bench/speed/layers": layers,
+    "bench/feeding": feeding,
+    "bench/checkpointing": checkpointing,
 }
 
 

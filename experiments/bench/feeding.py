@@ -121,7 +121,7 @@ def time_start(name: str, data_dir: Path | None) -> dict[str, float]:
     of them in which JAX traced, lowered and compiled, or read what was compiled before.
     """
     where = [] if data_dir is None else ["--data-dir", str(data_dir)]
-    script = ["-m", "experiments.bench.speed.first_step", f"experiments.{name}"]
+    script = ["-m", "experiments.bench.first_step", f"experiments.{name}"]
     command = [sys.executable, *script, *STARTS[name], *where]
     seconds = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -29,11 +29,11 @@ from experiments import ladder
 from experiments.bench.speed import __main__ as command
 from experiments.bench.speed import (
     growth,
+    jax_layer_worker,
+    jax_networks,
     jax_worker,
-    layer_worker,
     layers,
     loop_worker,
-    networks,
     table,
 )
 from experiments.bench.speed.driver import Worker, WorkerFailed, ratios, spread, take_rounds, warm
@@ -279,13 +279,13 @@ def test_a_layer_goes_forward_and_backward() -> None:
     x, kernel, dy = jax.random.normal(jax.random.key(0), (3, 4, 4))
     params = {"kernel": kernel, "bias": jnp.arange(4.0)}
     given = (nn.Dense(4), False, params, x, dy)
-    y, dparams, dx = layer_worker.forward_and_backward(*given)
+    y, dparams, dx = jax_layer_worker.forward_and_backward(*given)
     close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
     close(y, x @ kernel + params["bias"])
     close(dx, dy @ kernel.T)
     close(dparams["kernel"], x.T @ dy)
     close(dparams["bias"], dy.sum(0))
-    assert len(layer_worker.forward_and_backward(given[0], True, params, x, dy)) == 2
+    assert len(jax_layer_worker.forward_and_backward(given[0], True, params, x, dy)) == 2
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -298,7 +298,7 @@ def test_layers_are_timed_beside_those_of_pytorch(name: Any) -> None:
     task = small(name)
     peer = Peer(task, VARIANTS["channels_last"])
     theirs = torch_layer_worker.benchmarks(task, peer)
-    ours = list(layer_worker.benchmarks(task))
+    ours = list(jax_layer_worker.benchmarks(task))
     assert [layer for layer in theirs if layer in ours] == ours == list(theirs)
     assert next(iter(theirs)) == ours[0]  # the gradient of whose input neither computes
     for each in theirs.values():
@@ -328,7 +328,7 @@ def test_the_table_of_feeding_says_what_the_record_does() -> None:
 
 @pytest.mark.usefixtures("quick_compilation")
 def test_a_loop_is_timed_over_its_stretch(capsys: pytest.CaptureFixture[str]) -> None:
-    own = networks.experiment(small("lenet5"))
+    own = jax_networks.experiment(small("lenet5"))
     loop = loop_worker.Loop("lenet5_mnist", "resident", 2, 4, 8, small=True)
     whole = loop_worker.whole_loop(own, loop, None)
     seconds = whole.run(1)
@@ -347,7 +347,7 @@ def test_a_loop_is_timed_over_its_stretch(capsys: pytest.CaptureFixture[str]) ->
 def test_a_network_is_that_of_its_script(name: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Initial parameters and logits, with dropout, are computed alike; so is the first update."""
     script = importlib.import_module(f"experiments.{SCRIPTS[name][0]}")
-    own = networks.experiment(small(name))
+    own = jax_networks.experiment(small(name))
 
     def load_dataset(*_: Any) -> Dataset:
         images, labels = noise(small(name, batch_size=8))
@@ -380,7 +380,7 @@ def test_a_network_is_that_of_its_script(name: Any, monkeypatch: pytest.MonkeyPa
 
 def test_images_are_standardised_as_by_the_dataset() -> None:
     for name in ("lenet5", "alexnet2012"):
-        data = networks.experiment(small(name)).dataset
+        data = jax_networks.experiment(small(name)).dataset
         mean, deviation = standard(small(name), noise(small(name))[0])
         np.testing.assert_allclose(mean, data.mean, rtol=1e-9)
         np.testing.assert_allclose(deviation, data.std, rtol=1e-9)
@@ -397,7 +397,7 @@ def test_pytorch_computes_the_same(name: Any) -> None:
     from experiments.bench.speed.torch_worker import VARIANTS, Peer
 
     task = small(name, dropout=0.0)
-    own = networks.experiment(task)
+    own = jax_networks.experiment(task)
     feed = feeds.open_feed(own.dataset, "train", "resident", readers=1)
     state = parallel.replicate(jax.jit(lambda: init_state(own))())
     peer = Peer(task, VARIANTS["channels_last"])

@@ -22,8 +22,8 @@ from cnn_jax.errors import UserError
 from cnn_jax.runs.checkpoint import Checkpoints
 from cnn_jax.train import Options, train
 from experiments import lenet5_digits, lenet5_mnist
-from experiments.bench import checkpointing, feeding, many_seeds, time_to_99
-from experiments.bench.speed import first_step, table
+from experiments.bench import checkpointing, feeding, first_step, many_seeds, time_to_99
+from experiments.bench.speed import table
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -182,7 +182,7 @@ def test_what_is_told_twice_counts_once() -> None:
 def test_a_script_ends_after_its_first_block(tmp_path: Path) -> None:
     command = [
         "-m",
-        "experiments.bench.speed.first_step",
+        "experiments.bench.first_step",
         "experiments.lenet5_digits",
         "--workdir",
         "run",

@@ -22,7 +22,7 @@ import jax
 from cnn_jax.check.preflight import preflight
 from cnn_jax.errors import UserError
 from cnn_jax.train import Options
-from experiments.bench.speed import networks
+from experiments.bench.speed import jax_networks
 from experiments.bench.speed.driver import (
     OURS,
     Worker,
@@ -47,7 +47,7 @@ DETERMINISTIC = "deterministic"  # ours with `--deterministic`, training only, o
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(networks.Asked):
+class Config(jax_networks.Selection):
     loops: bool = True  # time the whole training loop as well, where its data are prepared
     data_dir: Path | None = None
     out: Path | None = None  # a JSON file to write the record to
@@ -67,7 +67,7 @@ def time_network(task: Task, config: Config) -> dict[str, Any]:
     """All contestants on one network. A variant of the peer that fails is left out, and named."""
     say(f"{task.network}: building")
     given = json.dumps(dataclasses.asdict(task))
-    about = preflight(networks.experiment(task), Options(), Path("."))["model"]
+    about = preflight(jax_networks.experiment(task), Options(), Path("."))["model"]
     backend = jax.default_backend()
     variants = VARIANTS["cpu" if backend == "cpu" else "gpu"] if config.peer == "torch" else ()
     starts, failed = {}, {}

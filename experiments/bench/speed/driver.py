@@ -27,7 +27,7 @@ PEERS_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 DEVICES = "--xla_force_host_platform_device_count"
 
 
-class Asked(Protocol):
+class WorkerLike(Protocol):
     """What answers requests: a `Worker`, or what stands in for one in a test."""
 
     @property
@@ -121,7 +121,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def warm(worker: Asked) -> dict[str, Any]:
+def warm(worker: WorkerLike) -> dict[str, Any]:
     """Run each benchmark twice, the first of them being training.
 
     Returns:
@@ -140,7 +140,7 @@ def warm(worker: Asked) -> dict[str, Any]:
 
 
 def take_rounds(
-    workers: Mapping[str, Asked], rounds: int, seconds: float
+    workers: Mapping[str, WorkerLike], rounds: int, seconds: float
 ) -> dict[tuple[str, str], list[float]]:
     """Seconds per example (FLOP, byte) of each (worker, benchmark), a sample per round.
 

@@ -22,7 +22,7 @@ from cnn_jax.figures import save
 from cnn_jax.figures.speed import growth_curves
 from cnn_jax.models import count_parameters
 from cnn_jax.step import init_state
-from experiments.bench.speed import networks
+from experiments.bench.speed import jax_networks
 from experiments.bench.speed.driver import Worker, check, say, spread, take_rounds, warm
 from experiments.bench.speed.task import Task
 from experiments.tools.report import program
@@ -92,9 +92,9 @@ def run(config: Config) -> dict[str, Any]:
     estimated = []
     for name in ("alexnet2014", "alexnet2012"):
         say(f"{name}: a step on one device")
-        task = dataclasses.replace(networks.default_task(name), training_only=True)
+        task = dataclasses.replace(jax_networks.default_task(name), training_only=True)
         median = time_points({name: (task, 1)}, config)[name]["median"]
-        state = jax.eval_shape(lambda: init_state(networks.experiment(task)))  # noqa: B023
+        state = jax.eval_shape(lambda: init_state(jax_networks.experiment(task)))  # noqa: B023
         size = 4 * count_parameters(state.params)  # gradients are float32, as parameters are
         about = {"network": name, "batch_per_device": task.batch_size, "gradient_bytes": size}
         estimated += [about | row for row in estimate(median * task.batch_size, size, config)]
@@ -153,7 +153,7 @@ def draw(rows: list[dict[str, Any]]) -> Any:
 
 
 def _point(sweep: Sweep, value: float) -> tuple[Task, int]:
-    base = networks.default_task(sweep.network)
+    base = jax_networks.default_task(sweep.network)
     changes = sweep.changes | {"training_only": True}
     if sweep.grows == "devices":
         return dataclasses.replace(base, **changes), int(value)

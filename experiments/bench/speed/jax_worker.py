@@ -15,7 +15,7 @@ from cnn_jax.devices.parallel import AXIS
 from cnn_jax.devices.process import keep_freed_memory
 from cnn_jax.experiment import Experiment
 from cnn_jax.step import evaluation_logits, init_state, make_advance
-from experiments.bench.speed.networks import experiment
+from experiments.bench.speed.jax_networks import experiment
 from experiments.bench.speed.task import Task
 from experiments.bench.speed.worker import Benchmark, serve
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-from experiments.bench.speed import networks
+from experiments.bench.speed import jax_networks
 from experiments.bench.speed.driver import (
     OURS,
     Worker,
@@ -31,7 +31,7 @@ VARIANTS = {"cpu": ("eager", "channels_last"), "gpu": ("channels_last",)}  # of 
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(networks.Asked):
+class Config(jax_networks.Selection):
     seconds: float = 0.1  # of a sample, of one call at least
     out: Path | None = None  # a JSON file to write the record to
 
@@ -53,7 +53,7 @@ def time_layers(task: Task, variants: tuple[str, ...], config: Config) -> dict[s
     """Seconds per example of every layer; the peer's have the same names."""
     given = json.dumps(dataclasses.asdict(task))
     with ExitStack() as stack:
-        workers = {OURS: Worker("layer_worker", given)}
+        workers = {OURS: Worker("jax_layer_worker", given)}
         workers |= {label: Worker("torch_layer_worker", given, label) for label in variants}
         for worker in workers.values():
             stack.enter_context(closing(worker))

@@ -30,7 +30,7 @@ def network(task: Task) -> nn.Sequential:
 
 
 def optimizer(task: Task, net: nn.Module, fused: bool) -> torch.optim.Optimizer:
-    """The same as `networks.optimizer`."""
+    """The same as `jax_networks.optimizer`."""
     rate, own = SIZES[task.network].learning_rate, net.parameters()
     if task.network in ("mlp", "lenet5"):
         return torch.optim.Adam(own, rate, fused=fused)

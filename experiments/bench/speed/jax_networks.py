@@ -15,7 +15,7 @@ from experiments.bench.speed.task import SIZES, DType, Name, Task, noise
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class Selection:
     """Which networks to time, and how: what the commands that have a peer are asked."""
 
     model: tuple[Name, ...] = tuple(SIZES)

@@ -1,6 +1,6 @@
 """Run a script up to the end of its first block of steps, then print how long it had compiled.
 
-    python -m experiments.bench.speed.first_step experiments.lenet5_digits --workdir runs/first
+    python -m experiments.bench.first_step experiments.lenet5_digits --workdir runs/first
 
 The last line printed is the seconds in which JAX traced, lowered and compiled, or read what had
 been compiled before. The process then ends at once, with exit code 0 and without a checkpoint. For

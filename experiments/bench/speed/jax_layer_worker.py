@@ -10,7 +10,7 @@ import jax
 
 from cnn_jax.devices.process import keep_freed_memory
 from cnn_jax.step import prepare_images
-from experiments.bench.speed.networks import experiment
+from experiments.bench.speed.jax_networks import experiment
 from experiments.bench.speed.task import Task, noise
 from experiments.bench.speed.worker import Benchmark, serve
 

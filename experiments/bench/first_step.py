@@ -37,7 +37,8 @@ def main(module: str) -> None:
 
     def note(event: str, duration_secs: float, **_: Any) -> None:
         if event.startswith(COMPILING):
-            spans.append((time.perf_counter() - duration_secs, time.perf_counter()))
+            now = time.perf_counter()
+            spans.append((now - duration_secs, now))
 
     def make_first(*arguments: Any) -> Any:
         advance = make_advance(*arguments)

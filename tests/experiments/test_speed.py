@@ -230,7 +230,7 @@ def test_a_peer_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch
 
 def test_a_picture_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "there.png").touch()
-    with pytest.raises(UserError, match="there already"):
+    with pytest.raises(UserError, match="exists already"):
         growth.run(growth.Config(figure=tmp_path / "there.png"))
 
 

@@ -1,1 +1,1 @@
-"""One script per result; each docstring is a claim, each claim has its record in `results/`."""
+"""One script per result. Its docstring is the claim; the record of the claim is in `results/`."""

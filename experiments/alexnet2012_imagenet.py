@@ -1,10 +1,10 @@
-"""AlexNet (2012, two towers) on ImageNet (ILSVRC-2012): the recipe of `alexnet2012_imagenette`.
+"""AlexNet (2012, two towers) on ImageNet (ILSVRC-2012), by the recipe of `alexnet2012_imagenette`.
 
     python -m cnn_jax data prepare imagenet2012 --manual-dir FOLDER_OF_ILSVRC_TARS
     python -m experiments.alexnet2012_imagenet --dtype bfloat16
 
-Written for GPUs and not trained to the end by us. The paper reports 18.2 % top-5 error for one
-network with ten views (Krizhevsky et al. 2012, table 2); the evaluation here is of the centre.
+Written for GPUs; we have not trained it to the end. The paper reports 18.2 % top-5 error for one
+network over ten views (Krizhevsky et al. 2012, table 2); here only the central crop is evaluated.
 """
 
 import dataclasses
@@ -21,10 +21,10 @@ from experiments import alexnet2012_imagenette
 class Config(alexnet2012_imagenette.Config):
     dataset: str = "imagenet2012"
     train_split: str = "train"
-    eval_split: str = "validation"  # the learning rate waits for it, as in the paper
-    read_size: int = 256  # photographs: shorter side to this, then the central square
+    eval_split: str = "validation"  # decides when the learning rate falls, as in the paper
+    read_size: int = 256  # pixels: the shorter side is resized to it, then cropped to a square
     image_size: int = 224
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation
+    dtype: Literal["float32", "bfloat16"] = "float32"  # in which the network computes
 
 
 def build(config: Config, data_dir: Path | None = None) -> Experiment:

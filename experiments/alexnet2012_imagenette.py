@@ -1,11 +1,11 @@
-"""AlexNet (2012, two towers) with the paper's recipe on Imagenette, ten classes of ImageNet.
+"""AlexNet (2012, two towers) by the paper's recipe on Imagenette, ten classes of ImageNet.
 
     python -m experiments.alexnet2012_imagenette --width 0.25 --read-size 110 --image-size 96 \\
         --epochs 45 --patience 4
-    python -m cnn_jax evaluate RUN --split val  # training evaluates a tenth held back
+    python -m cnn_jax evaluate RUN --split val  # training evaluates on a tenth held back
 
-Of the validation images 27.53 % ± 0.41 wrong, 26.33 % ± 0.74 with `--no-lrn`, 28.26 % ± 0.47 with
-`--no-overlapping-pooling`, 26.92 % ± 0.69 with `--dropout 0` (three seeds each).
+Wrong on the validation images: 27.53 % ± 0.41, with `--no-lrn` 26.33 % ± 0.74, with
+`--no-overlapping-pooling` 28.26 % ± 0.47, with `--dropout 0` 26.92 % ± 0.69 (three seeds each).
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,7 @@ from pathlib import Path
 
 import jax
 
-from cnn_jax import augment
-from cnn_jax.augment import photographs
+from cnn_jax.augment import centre_crop, photographs, random_crop, random_flip
 from cnn_jax.cli import main
 from cnn_jax.data import load_dataset
 from cnn_jax.experiment import Experiment, epochs_to_steps
@@ -28,15 +27,15 @@ class Config:
     dataset: str = "folder/imagenette"
     train_split: str = "train[:90%]"
     eval_split: str = "train[90%:]"
-    read_size: int = 146  # photographs: shorter side to this, then the central square
-    image_size: int = 128  # pixels of the crop
-    width: float = 1.0  # share of the paper's maps and units, whose weights start larger
+    read_size: int = 146  # pixels: the shorter side is resized to it, then cropped to a square
+    image_size: int = 128  # pixels of the training and evaluation crops
+    width: float = 1.0  # share of the paper's maps and units; narrower layers start larger
     lrn: bool = True
-    overlapping_pooling: bool = True  # windows of 3 pixels, else of 2, 2 apart
+    overlapping_pooling: bool = True  # windows of 3 pixels, 2 apart; else of 2
     dropout: float = 0.5
     epochs: float = 90
     batch_size: int = 128
-    learning_rate: float = 0.01  # up to three times a tenth, after `patience` epochs without a gain
+    learning_rate: float = 0.01  # a tenth after `patience` epochs without a gain, three times
     patience: int = 5
     seed: int = 0
 
@@ -61,8 +60,8 @@ def build(config: Config, data_dir: Path | None = None) -> Experiment:
         batch_size=config.batch_size,
         steps=epochs_to_steps(config.epochs, examples, config.batch_size),
         seed=config.seed,
-        train_transforms=(augment.random_crop(config.image_size), augment.random_flip(), noise),
-        eval_transforms=(augment.centre_crop(config.image_size),),
+        train_transforms=(random_crop(config.image_size), random_flip(), noise),
+        eval_transforms=(centre_crop(config.image_size),),
         before_epoch=observe_accuracy,
     )
 

@@ -1,10 +1,10 @@
-"""AlexNet (2014, one tower) with torchvision's recipe on Imagenette, ten classes of ImageNet.
+"""AlexNet (2014, one tower) by torchvision's recipe on Imagenette, ten classes of ImageNet.
 
     python -m experiments.alexnet2014_imagenette --width 0.25 --image-size 96 --epochs 30 \\
         --batch-size 32
 
-33.57 % of the validation images wrong, one seed, in half an hour on a busy CPU core. Data: see
-`alexnet2014_imagenette_adamw`, which trains the same network by a recipe of today.
+33.57 % of the validation images are wrong after half an hour on a busy CPU core (one seed). See
+`alexnet2014_imagenette_adamw` for the data; it trains the same network by a recipe of today.
 """
 
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ class Config:
     dataset: str = "folder/imagenette"
     train_split: str = "train"
     eval_split: str = "val"
-    image_size: int = 128  # pixels of what is cropped and resized
+    image_size: int = 128  # pixels of the crop after resizing
     width: float = 1.0  # share of the network's maps and units
     epochs: float = 90
     batch_size: int = 256
-    learning_rate: float = 0.01  # a tenth after each third of the epochs
+    learning_rate: float = 0.01  # divided by 10 after each third of the epochs
     weight_decay: float = 0.0001
     seed: int = 0
 
@@ -56,7 +56,7 @@ def build(config: Config, data_dir: Path | None = None) -> Experiment:
         steps=steps,
         seed=config.seed,
         train_transforms=(random_resized_crop(config.image_size), random_flip()),
-        # 224 pixels of 256 in torchvision.
+        # The same share as torchvision's 224 pixels of 256.
         eval_transforms=(
             centre_crop(min(dataset.image_shape[:2]) * 7 // 8),
             resize(config.image_size),

@@ -3,8 +3,8 @@
     python -m cnn_jax data prepare folder/imagenette --manual-dir FOLDER_OF_TARS --size 160
     python -m experiments.alexnet2014_imagenette_adamw
 
-75.69 % of the validation images, one seed, in 39 minutes on two CPU cores: random crops of
-`image_size` from 160 × 160 and mirroring while training, the central crop in evaluation.
+75.69 % of the validation images are right after 39 minutes on two CPU cores (one seed). Training
+takes random crops of 160 × 160 images, mirrored or not, and evaluation the central crop.
 """
 
 from dataclasses import dataclass
@@ -31,11 +31,11 @@ class Config:
     image_size: int = 128  # pixels of the crop
     epochs: float = 20
     batch_size: int = 64
-    peak_learning_rate: float = 0.0003  # AdamW, rising for warmup_epochs, then along a cosine
+    peak_learning_rate: float = 0.0003  # of AdamW; up in warmup_epochs, then down a cosine
     warmup_epochs: float = 1
     weight_decay: float = 0.05
-    clip_norm: float = 1.0  # of the gradient over all parameters
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation
+    clip_norm: float = 1.0  # largest norm of the gradient of all parameters
+    dtype: Literal["float32", "bfloat16"] = "float32"  # in which the network computes
     seed: int = 0
 
 

@@ -1,4 +1,4 @@
-"""AlexNets on MNIST, an eighth as wide, digits enlarged to 80 pixels: for `bench/shift.py`.
+"""AlexNets an eighth as wide on MNIST digits enlarged to 80 pixels; `bench/shift.py` trains them.
 
 python -m cnn_jax data prepare mnist
 python -m experiments.alexnet2014_mnist --blur
@@ -15,12 +15,12 @@ from cnn_jax.experiment import Experiment
 from cnn_jax.models import AlexNet2014, AlexNet2019, narrowed
 from experiments import lenet5_mnist
 
-IMAGE_SIZE = 80  # pixels; at 79 the blur-pooled network's last maps have one place
+IMAGE_SIZE = 80  # pixels; with 79 the last maps of the blur-pooled network shrink to one place
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(lenet5_mnist.Config):
-    blur: bool = False  # pool and stride behind a blur of 3 taps (Zhang 2019)
+    blur: bool = False  # blur with 3 taps before every stride (Zhang 2019)
     width: float = 0.125  # share of the network's maps and units
     epochs: float = 5
     peak_learning_rate: float = 0.001

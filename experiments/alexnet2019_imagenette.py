@@ -1,10 +1,11 @@
-"""AlexNet (2019, downsampled by blurring) on Imagenette: the recipe of `alexnet2014_imagenette`.
+"""AlexNet (2019, blurred before downsampling) on Imagenette, as `alexnet2014_imagenette`.
 
     python -m experiments.alexnet2019_imagenette --width 0.25 --image-size 96 --epochs 30 \\
         --batch-size 32
 
-38.56 % of the validation images wrong, one seed, in 40 minutes on a busy CPU core: five points more
-than without the blur, which on ImageNet costs nothing (43.4 against 43.5 %) at 224 pixels.
+38.56 % of the validation images are wrong after 40 minutes on a busy CPU core (one seed): five
+points more than without the blur. On ImageNet at 224 pixels the blur costs nothing (43.4 % against
+43.5 %).
 """
 
 import dataclasses
@@ -20,8 +21,8 @@ from experiments import alexnet2014_imagenette
 
 @dataclass(frozen=True)
 class Config(alexnet2014_imagenette.Config):
-    taps: int = 5  # of the blur: 2, 3 or 5 in the paper
-    blur_conv1: bool = True  # else conv1 keeps its stride of 4, at a quarter of its cost
+    taps: int = 5  # of the blur filter; the paper tries 2, 3 and 5
+    blur_conv1: bool = True  # else conv1 keeps its stride of 4 and costs a quarter
 
 
 def build(config: Config, data_dir: Path | None = None) -> Experiment:

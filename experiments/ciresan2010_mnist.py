@@ -1,11 +1,11 @@
-"""Ciresan's deep, big, simple perceptrons on MNIST, deformed anew in every epoch.
+"""Cireşan's deep, big, simple perceptrons on MNIST digits that are deformed anew in every epoch.
 
     python -m experiments.ciresan2010_mnist --net 1
     ... --net 4 --epochs 20 --learning-rate 0.02 --final-learning-rate 0.0002
     ... --net 4 --epochs 550 --learning-rate 0.03 --final-learning-rate 0.0003 \\
         --either --scale 0.15 --alpha 36
 
-Test error in 2010, nets 1 to 5: 0.49, 0.46, 0.41, 0.35, 0.44 %; ours 0.60 %, 0.92 %, 0.58 %.
+Test error in the paper, nets 1 to 5: 0.49, 0.46, 0.41, 0.35, 0.44 %; ours: 0.60 %, 0.92 %, 0.58 %.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import optax
 
-from cnn_jax import augment
-from cnn_jax.augment.deform import deform
+from cnn_jax.augment import ByLabel, deform, pad
 from cnn_jax.cli import main
 from cnn_jax.data import load_dataset
 from cnn_jax.experiment import Experiment, epochs_to_steps
@@ -32,11 +31,11 @@ class Config:
     eval_split: str = "test"
     epochs: int = 260  # about 800 in the paper
     batch_size: int = 32  # 1 in the paper
-    learning_rate: float = 0.05  # plain gradient descent, a constant factor lower in each epoch
+    learning_rate: float = 0.05  # plain gradient descent; lower by a constant factor each epoch
     final_learning_rate: float = 0.0005  # batch, rates, ranges: chosen on train[50000:]
     scale: float = 0.175
-    angle: float = 15.0  # degrees of rotation and of shear; half for 1 and 7
-    either: bool = False  # rotate or shear, as in the paper, else both
+    angle: float = 15.0  # degrees of rotation and shear; half as much for 1 and 7
+    either: bool = False  # rotate or shear, as in the paper; else both
     sigma: float = 5.5  # pixels
     alpha: float = 37.0
     seed: int = 0
@@ -51,7 +50,7 @@ def build(config: Config, data_dir: Path | None = None) -> Experiment:
     def deformed(key, image, label):
         angle = config.angle * jnp.where((label == 1) | (label == 7), 0.5, 1.0)
         affine = {"scale": config.scale, "shear": angle, "rotation": angle, "either": config.either}
-        return deform(key, image, **affine, sigma=config.sigma, alpha=config.alpha)
+        return deform.deform(key, image, **affine, sigma=config.sigma, alpha=config.alpha)
 
     return Experiment(
         model=Ciresan2010(config.net),
@@ -62,8 +61,8 @@ def build(config: Config, data_dir: Path | None = None) -> Experiment:
         batch_size=config.batch_size,
         steps=epochs_to_steps(config.epochs, examples, config.batch_size),
         seed=config.seed,
-        train_transforms=[augment.pad(0, 1, 0, 1), augment.ByLabel(deformed)],
-        eval_transforms=[augment.pad(0, 1, 0, 1)],  # to 29x29
+        train_transforms=[pad(0, 1, 0, 1), ByLabel(deformed)],
+        eval_transforms=[pad(0, 1, 0, 1)],  # to 29x29
     )
 
 

@@ -1,4 +1,4 @@
-"""LeNet-5 on Fashion-MNIST: the recipe of `lenet5_mnist`, unshifted.
+"""LeNet-5 on Fashion-MNIST, by the recipe of `lenet5_mnist` without shifts.
 
 python -m cnn_jax data prepare fashion_mnist
 python -m experiments.lenet5_fashion_mnist

@@ -25,7 +25,7 @@ class Config:
     eval_split: str = "test"
     epochs: float = 20
     batch_size: int = 128
-    peak_learning_rate: float = 0.002  # Adam, falling to 0 along a cosine
+    peak_learning_rate: float = 0.002  # of Adam; falls to 0 along a cosine
     max_shift: int = 2  # pixels
     seed: int = 0
 

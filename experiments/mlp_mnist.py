@@ -27,7 +27,7 @@ class Config:
     hidden_layers: int = 2
     epochs: float = 20
     batch_size: int = 128
-    peak_learning_rate: float = 0.001  # Adam, falling to 0 along a cosine
+    peak_learning_rate: float = 0.001  # of Adam; falls to 0 along a cosine
     max_shift: int = 1  # pixels
     seed: int = 0
 

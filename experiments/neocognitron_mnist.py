@@ -1,12 +1,12 @@
-"""A neocognitron's first module learns strokes from MNIST, unlabelled; ridge regression reads UC1.
+"""A neocognitron's first module learns MNIST's strokes without labels; ridge regression reads UC1.
 
     python -m cnn_jax data prepare mnist
     python -m experiments.neocognitron_mnist --out neocognitron_mnist.json
 
 97.39 % test accuracy with 10,000 labels, in under three minutes on two busy CPU cores.
 
-Beyond Fukushima (1980), who had 16x16 binary patterns and no read-out. UC1 and the penalty were
-chosen with 5,000 labelled training images and 5,000 others held back, never with the test set.
+Fukushima (1980) had 16x16 binary patterns and no read-out. UC1 and the penalty were chosen with
+5,000 labelled training images and 5,000 others held back, never with the test set.
 """
 
 import dataclasses
@@ -26,16 +26,16 @@ from experiments.tools.report import program
 @dataclasses.dataclass(frozen=True)
 class Config:
     planes: int = 24
-    presented: int = 1000  # the first training images, without their labels
-    labelled: int = 10_000  # the first training images, for the read-out
-    penalty: float = 1.0  # of the ridge, in units of a feature's mean energy
+    presented: int = 1000  # training images that the module learns from, without labels
+    labelled: int = 10_000  # training images that the read-out learns from
+    penalty: float = 1.0  # of the ridge regression, in units of the mean energy of a feature
     data_dir: Path | None = None
     out: Path | None = None  # a JSON file to write the record to
 
 
 def run(config: Config) -> dict[str, Any]:
     started = time.monotonic()
-    # PAPER's own readings of these, chosen for the patterns 0 to 4, do no better: 97.34 %.
+    # The values that PAPER has, chosen for the patterns 0 to 4, do no better: 97.34 %.
     readings = {"initial": 0.1, "s_falloff": 0.6, "gain": 4.0}
     module = dataclasses.replace(PAPER.modules[0], planes=config.planes, **readings)
     constants = Constants((module,))

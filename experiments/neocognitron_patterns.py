@@ -1,13 +1,14 @@
-"""The neocognitron teaches itself the patterns 0 to 4, after Fukushima (1980), section 5.
+"""The neocognitron learns the patterns 0 to 4 without a teacher (Fukushima 1980, section 5).
 
     python -m experiments.neocognitron_patterns --out neocognitron_patterns.json
 
-With all of 10 seeds each of the five patterns comes to excite a plane of UC3 of its own. Over the
-63 places inside the retina that plane is the strongest at 99.2 % and the only one active at 97.4 %;
-with 7 seeds it is the only one everywhere, as it was in the paper. With the other 3 a pattern has a
-second plane, since its own also learned others in the first rounds, from UC2 as it was then. Of
-forms that were not learned it is the strongest at 99.4 % if larger, 99.2 % with noise, 98.3 %
-smaller, 91.1 % slanted and 82.1 % thicker. A seed takes about 2 seconds on one CPU core.
+With each of 10 seeds, every pattern comes to excite a plane of UC3 of its own. That plane is the
+strongest at 99.2 % of the 63 places inside the retina and the only active one at 97.4 %; with 7
+seeds it is the only one everywhere, as in the paper. With the other 3 seeds a pattern has a second
+plane, because its first one also learned other patterns in the first rounds, from UC2 as it was
+then. For forms that were not learned the plane is the strongest at 99.4 % of the places if larger,
+99.2 % with noise, 98.3 % smaller, 91.1 % slanted, and 82.1 % thicker. A seed takes about 2 seconds
+on one CPU core.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ import numpy as np
 from cnn_jax.models.neocognitron import digits, init, present, respond, shifted
 from experiments.tools.report import program
 
-_SLANT = (2, 2, 2, 1, 1, 1, 1, 0, 0, 0)  # pixels to the right, by row
+_SLANT = (2, 2, 2, 1, 1, 1, 1, 0, 0, 0)  # pixels that each row moves to the right
 FORMS = {  # of a pattern [10, 8]; the first is learned, the others are not
     "shifted": lambda p: p,
     "larger": lambda p: p[[*range(4), *range(3, 10)]][:, [*range(5), *range(4, 8)]],
@@ -33,9 +34,9 @@ FORMS = {  # of a pattern [10, 8]; the first is learned, the others are not
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    seeds: int = 10  # 0, 1, 2 ...: of the order and the places of the patterns
+    seeds: int = 10  # 0, 1, 2, ...; they decide order and places of the patterns
     presentations: int = 20  # of each pattern
-    noise: int = 3  # pixels of 256 inverted, in the form "noisy"
+    noise: int = 3  # pixels of 256 that are inverted in the form "noisy"
     out: Path | None = None  # a JSON file to write the record to
 
 
@@ -66,12 +67,12 @@ def run(config: Config, seed: int) -> dict[str, Any]:
 
 @jax.jit
 def _uc3(params: Any, images: jax.Array) -> jax.Array:
-    """UC3 [patterns, places, planes] of images [patterns, places, 16, 16]."""
+    """The response of UC3 [patterns, places, planes] to images [patterns, places, 16, 16]."""
     return jax.vmap(jax.vmap(lambda image: respond(params, image)["UC3"][0, 0]))(images)
 
 
 def _shares(answers: np.ndarray, planes: np.ndarray) -> dict[str, list[float]]:
-    """Of each pattern's places, those where its plane is the strongest, and the only active."""
+    """The shares of each pattern's places where its plane is the strongest, and the only active."""
     strongest = (answers.argmax(-1) == planes) & (answers.max(-1) > 0)
     alone = strongest & ((answers > 0).sum(-1) == 1)
     return {

@@ -1,15 +1,15 @@
-"""How fast photographs are decoded, fed and read back, and how soon a run takes its first step.
+"""Time decoding and feeding photographs, and the time from a start to the first step of a run.
 
     python -m experiments.bench.feeding --out feeding.json
 
-What came out is in docs/speed.md.
+The results are in docs/speed.md.
 
-Images per second of processor time, so of one core, all threads counted. The bare decoders that are
-installed decode the stored JPEGs from memory, one after the other; the streamed feed also reads
-them, parses them and lays them into batches. They take turns, and of each the median is recorded.
-The resident feed gathers from the array that was decoded once: fixed-size raw bytes. Seconds of a
-start are from the process's beginning to the end of its first block of steps: without programs kept
-from before, then with them.
+Rates are images per second of processor time over all threads, so of one core. Each installed
+decoder decodes the stored JPEGs from memory, one after the other; the streamed feed also reads and
+parses them and lays them out in batches. They take turns, and the median of each is recorded. The
+resident feed gathers from the array that was decoded once, raw bytes of a fixed size. A start lasts
+from the beginning of the process to the end of its first block of steps; it is timed without
+compiled programs from earlier starts, then with them.
 """
 
 import dataclasses
@@ -57,7 +57,7 @@ class Config:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Rates in turn, then starts."""
+    """Measure the rates, then the starts."""
     keep_freed_memory()  # as every training does
     dataset = load_dataset(config.dataset, config.data_dir)
     rates = measure(config, dataset)
@@ -71,7 +71,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def measure(config: Config, dataset: Dataset) -> dict[str, float]:
-    """Images per second of processor time, by every bare decoder, streamed, and resident."""
+    """Images per second of processor time for each decoder, "streamed" and "resident"."""
     source, resident = dataset.open(config.split), load_resident(dataset, config.split)
     seconds: dict[str, list[float]] = {}
 
@@ -93,12 +93,12 @@ def measure(config: Config, dataset: Dataset) -> dict[str, float]:
         clock("streamed", lambda b=block: list(stream(source, [b], indices_of, config.readers)))
         clock("resident", lambda i=indices: resident["image"][i])
     images = steps * config.batch_size
-    return {name: images / statistics.median(each) for name, each in seconds.items()}
+    return {name: images / statistics.median(taken) for name, taken in seconds.items()}
 
 
 def decoders() -> dict[str, Decoder]:
-    """Those that are installed, by name: JPEG to uint8 [H, W, 3]."""
-    found: dict[str, Decoder] = {
+    """The installed decoders by name: JPEG to uint8 [H, W, 3]."""
+    installed: dict[str, Decoder] = {
         "simplejpeg": simplejpeg.decode_jpeg,
         "pillow": lambda data: np.asarray(Image.open(io.BytesIO(data)).convert("RGB")),
     }
@@ -106,33 +106,37 @@ def decoders() -> dict[str, Decoder]:
         cv2: Any = import_module("cv2")
         cv2.setNumThreads(1)
         colour = cv2.IMREAD_COLOR_RGB
-        found["opencv"] = lambda data: cv2.imdecode(np.frombuffer(data, np.uint8), colour)
+        installed["opencv"] = lambda data: cv2.imdecode(np.frombuffer(data, np.uint8), colour)
     if find_spec("turbojpeg"):
         try:
             turbo: Any = import_module("turbojpeg").TurboJPEG()
-        except RuntimeError:  # the library itself does not come with the package
-            return found
-        found["pyturbojpeg"] = lambda data: turbo.decode(data, pixel_format=0)
-    return found
+        except RuntimeError:  # the package comes without the library itself
+            return installed
+        installed["pyturbojpeg"] = lambda data: turbo.decode(data, pixel_format=0)
+    return installed
 
 
 def time_start(name: str, data_dir: Path | None) -> dict[str, float]:
-    """Seconds to the end of the first block of steps, cold and with what that compiled; and those
-    of them in which JAX traced, lowered and compiled, or read what was compiled before.
+    """Time two starts of a script to the end of their first block of steps.
+
+    Returns:
+        seconds of the "cold" start, and of the "warm" one, which finds what the first compiled;
+        under "cold_compiling" and "warm_compiling" those of them in which JAX traced, lowered and
+        compiled, or read compiled programs.
     """
-    where = [] if data_dir is None else ["--data-dir", str(data_dir)]
-    script = ["-m", "experiments.bench.speed.first_step", f"experiments.{name}"]
-    command = [sys.executable, *script, *STARTS[name], *where]
+    data = [] if data_dir is None else ["--data-dir", str(data_dir)]
+    script = ["-m", "experiments.bench.first_step", f"experiments.{name}"]
+    command = [sys.executable, *script, *STARTS[name], *data]
     seconds = {}
     with tempfile.TemporaryDirectory() as folder:
-        kept = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/kept"}
-        kept |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        cache = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/kept"}
+        cache |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         for state in ("cold", "warm"):
             began = time.perf_counter()
             done = subprocess.run(
                 [*command, "--workdir", f"{folder}/{state}"],
                 cwd=ROOT,
-                env=os.environ | kept,
+                env=os.environ | cache,
                 stdout=subprocess.PIPE,
                 text=True,
                 check=True,

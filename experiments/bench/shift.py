@@ -1,10 +1,10 @@
-"""How far may an image move? Networks of the story, and of Zhang (2019), under every shift.
+"""How far may an image move? Train networks, among them Zhang's (2019), and shift the test images.
 
     python -m experiments.bench.shift --data-dir DIR --figures docs/pictures
     python -m experiments.bench.shift --images imagenette --stride 8 --max-shift 24 --data-dir DIR
 
-Trains what is not yet trained in `workdir`, then moves every test image to every place. What came
-out is in docs/shift.md.
+Networks that are not yet trained in `workdir` are trained, then every test image is moved to every
+place. The results are in docs/shift.md.
 """
 
 import dataclasses
@@ -57,8 +57,8 @@ NETWORKS = {
 @dataclasses.dataclass(frozen=True)
 class Config:
     images: Literal["mnist", "imagenette"] = "mnist"
-    max_shift: int = 12  # pixels of the image as stored
-    stride: int = 2  # every second shift along each axis
+    max_shift: int = 12  # pixels of the stored image
+    stride: int = 2  # pixels between shifts along each axis
     workdir: Path = Path("runs/shift")
     figures: Path | None = None  # a folder for the two pictures
     data_dir: Path | None = None
@@ -66,18 +66,18 @@ class Config:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Train, sweep and draw; the record has accuracies and consistencies of each network."""
+    """Train, sweep and draw; the record has the accuracies and consistencies of each network."""
     files = [f"shift-{config.images}.png", f"shift-{config.images}-curves.png"]
     pictures = [config.figures / file for file in files] if config.figures else []
     for path in pictures:
         if path.exists():
-            raise UserError(f"{path} is there already: choose another --figures, or remove it")
+            raise UserError(f"{path} exists already: choose another --figures, or remove it")
     sweeps, trainings = {}, {}
     for name, network in NETWORKS[config.images].items():
         folder = config.workdir / name.replace(",", "").replace(" ", "-")
-        where = dataclasses.replace(network.options, workdir=folder, data_dir=config.data_dir)
+        options = dataclasses.replace(network.options, workdir=folder, data_dir=config.data_dir)
         script = network.script
-        cli.main(script.Config, script.build, where, arguments=network.flags.split())
+        cli.main(script.Config, script.build, options, arguments=network.flags.split())
         (trained,) = open_networks(folder)
         sweeps[name] = sweep_shifts(trained, config.max_shift, config.stride, batch_size=100)
         trainings[name] = training(folder)
@@ -90,7 +90,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def training(folder: Path) -> dict[str, Any]:
-    """Of which training a sweep is: it may have been done earlier, by older code."""
+    """What identifies the training behind a sweep, which older code may have done earlier."""
     receipt = json.loads((folder / "config.json").read_text())
     result = json.loads((folder / "result.json").read_text())
     return {
@@ -101,7 +101,7 @@ def training(folder: Path) -> dict[str, Any]:
 
 
 def described(name: str, sweep: ShiftSweep) -> dict[str, Any]:
-    """What a record keeps: no paths, and the maps as shares to four places."""
+    """What a record keeps of a sweep: no paths, and maps of shares rounded to four places."""
     content = {"network": name, **sweep.to_json()}
     del content["run"]
     for what in ("accuracy", "consistency"):
@@ -110,12 +110,12 @@ def described(name: str, sweep: ShiftSweep) -> dict[str, Any]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """Accuracy by distance in Markdown, per cent."""
+    """A Markdown table of accuracy by distance, in per cent."""
     first = record["runs"][0]
     lines = [("pixels", *map(str, first["distances"]))]
-    for one in record["runs"]:
-        shares = one["accuracy_by_distance"]
-        lines.append((one["network"], *(f"{100 * share:.1f}" for share in shares)))
+    for run in record["runs"]:
+        shares = run["accuracy_by_distance"]
+        lines.append((run["network"], *(f"{100 * share:.1f}" for share in shares)))
     return markdown(lines)
 
 

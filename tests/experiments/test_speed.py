@@ -1,4 +1,4 @@
-"""The benchmark: whom it asks and when, what it makes of the answers; that the work is alike."""
+"""The speed benchmark: its requests and records, and that both frameworks do the same work."""
 
 import contextlib
 import dataclasses
@@ -7,6 +7,8 @@ import importlib.util
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -29,16 +31,17 @@ from experiments import ladder
 from experiments.bench.speed import __main__ as command
 from experiments.bench.speed import (
     growth,
+    jax_layer_worker,
+    jax_networks,
     jax_worker,
-    layer_worker,
     layers,
     loop_worker,
-    networks,
     table,
 )
 from experiments.bench.speed.driver import Worker, WorkerFailed, ratios, spread, take_rounds, warm
 from experiments.bench.speed.task import SIZES, Task, noise, standard
 
+ROOT = table.PAGE.parents[1]
 SCRIPTS = {
     "mlp": ("mlp_mnist", {}),
     "lenet5": ("lenet5_mnist", {}),
@@ -178,12 +181,12 @@ def test_the_page_has_the_tables_of_the_records() -> None:
         files = {name.format(device) for device in ("cpu", "gpu")}
         assert files <= places
         known = any((ladder.RECORDS / file).exists() for file in files)
-        about = importlib.import_module(f"experiments.{module}").__doc__ or ""
+        about = importlib.import_module(f"experiments.bench.{module}").__doc__ or ""
         assert ("no record yet" in about) != known
 
 
 def test_readme_quotes_the_record() -> None:
-    readme = (table.PAGE.parents[1] / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     runs = ladder.load("speed-cpu")["runs"]  # pyright: ignore[reportOptionalSubscript]
     assert [run["network"] for run in runs] == ["mlp", "lenet5", "alexnet2014", "alexnet2012"]
     claims = [f"{run['ratio']['train']['median']:.2f}" for run in runs]
@@ -227,43 +230,128 @@ def test_a_peer_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch
 
 def test_a_picture_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "there.png").touch()
-    with pytest.raises(UserError, match="there already"):
+    with pytest.raises(UserError, match="exists already"):
         growth.run(growth.Config(figure=tmp_path / "there.png"))
 
 
 def test_a_worker_that_fails_says_why() -> None:
-    with pytest.raises(WorkerFailed, match="JSONDecodeError"):
-        with contextlib.closing(Worker("jax_worker", "no task")) as worker:
+    """In a process that ends before it has imported anything."""
+    with pytest.raises(WorkerFailed, match="No module named experiments.bench.speed.absent"):
+        with contextlib.closing(Worker("absent", "no task")) as worker:
             warm(worker)
+
+
+SERVER = """
+from experiments.bench.speed.worker import Benchmark, serve
+
+def run(calls):
+    print("a library prints", calls)
+
+def told(calls):
+    return 0.5 * calls
+
+serve({"run": Benchmark(run, 3), "told": Benchmark(told, 1, warm_up=False)}, {"version": "1"})
+"""
+
+
+def test_a_worker_answers_on_standard_output_and_nothing_else_does() -> None:
+    requests = [{"warm": "run"}, {"warm": "told"}, {"time": "told", "seconds": 2}]
+    requests += [{"time": "run", "seconds": 0}]
+    done = subprocess.run(
+        [sys.executable, "-c", SERVER],
+        input="".join(json.dumps(request) + "\n" for request in requests),
+        capture_output=True,
+        cwd=ROOT,
+        text=True,
+        check=True,
+    )
+    about, run, told, timed, once = map(json.loads, done.stdout.splitlines())
+    assert about["amounts"] == {"run": 3, "told": 1} and about["version"] == "1"
+    assert 0 < about["built_bytes"] <= run["peak_bytes"] and 0 < run["first"] < 1
+    assert told["first"] == told["call"] == timed["seconds"] == 0.5
+    assert once.keys() == {"seconds"}
+    # Warmed twice, then a call that does not count, then one that does.
+    assert done.stderr == "a library prints 1\n" * 4
+
+
+class Stub(Fake):
+    """A worker that answers everything at once, of two kinds of work."""
+
+    def __init__(self, label: str, amounts: dict[str, float], asked: list[Any]):
+        super().__init__(label, amounts, (), asked)
+        self.about = {**self.about, "version": jax.__version__, "platform": "cpu"}
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        self.asked.append((self.label, request))
+        return {"first": 5.5, "call": 0.5, "peak_bytes": 7, "seconds": 0.25}
+
+    def close(self) -> None:
+        self.asked.append((self.label, "closed"))
+
+
+def test_a_network_is_timed_by_its_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The benchmark without its workers; a loop whose data are missing is left out by name."""
+    asked: list[Any] = []
+    tasks = []
+
+    def start(module: str, task: str) -> Stub:
+        tasks.append((module, Task(**json.loads(task))))
+        return Stub("jax", {"train": 4, "forward": 4, "gemm": 2, "copy": 8}, asked)
+
+    monkeypatch.setattr(command, "Worker", start)
+    config = command.Config(("lenet5",), rounds=2, seconds=0.001, batch_size=4, data_dir=tmp_path)
+    result = json.loads(json.dumps(command.run(config)))
+    (run,) = result["runs"]
+    assert tasks == [("jax_worker", *config.tasks())] and asked[-1] == ("jax", "closed")
+    check_run(result, run)
+    assert run["contestants"]["jax"]["train"]["rounds"] == [0.25 / 4] * 2
+    assert run["limits"] == {"gemm_per_second": 8, "copy_per_second": 32}
+
+
+def check_run(result: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+    """Of LeNet-5 in batches of 4, without a peer and without data for a loop."""
+    assert (run["parameters"], run["batch_size"], run["dispatch"]) == (61706, 4, 10)
+    assert 2 * run["flops_forward"] < run["flops_training"] < 3 * run["flops_forward"]
+    assert run["versions"] == {"jax": jax.__version__}
+    assert result["loops"] == []
+    assert "prepare" in result["loops_left_out"]["LeNet-5, MNIST, resident"]
+
+
+def test_layers_are_timed_by_their_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    names = ["C1", "S2"]
+    monkeypatch.setattr(layers, "Worker", lambda *_: Stub("jax", dict.fromkeys(names, 4), asked))
+    (run,) = layers.run(layers.Config(("lenet5",), rounds=2, seconds=0.001, batch_size=4))["runs"]
+    assert [row["layer"] for row in run["layers"]] == names and asked[-1] == ("jax", "closed")
+    assert all(row["seconds"]["jax"]["median"] == 0.25 / 4 for row in run["layers"])
 
 
 def test_the_deterministic_worker_asks_for_such_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XLA_FLAGS", "")
     served = {}
     monkeypatch.setattr(jax_worker, "serve", lambda benchmarks, *_: served.update(benchmarks))
-    jax_worker.main(small("lenet5", training_only=True), deterministic=True)
+    monkeypatch.setattr(jax_worker, "training", lambda *_: None)
+    jax_worker.main(small("mlp", training_only=True), deterministic=True)
     assert served.keys() == {"train"}
     assert os.environ["XLA_FLAGS"] == "--xla_gpu_deterministic_ops=true"
 
 
+@pytest.mark.slow
 def test_a_tiny_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """JAX's side as it is, in a process of its own; a loop without data is left out by name."""
+    """JAX's side with its worker, a process of its own."""
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     config = command.Config(("lenet5",), rounds=2, seconds=0.001, batch_size=4, data_dir=tmp_path)
     result = json.loads(json.dumps(command.run(config)))
     (run,) = result["runs"]
-    assert (run["parameters"], run["batch_size"], run["dispatch"]) == (61706, 4, 10)
-    assert 2 * run["flops_forward"] < run["flops_training"] < 3 * run["flops_forward"]
+    check_run(result, run)
     own = run["contestants"]["jax"]
     assert all(len(own[work]["rounds"]) == 2 for work in ("train", "forward"))
     assert min(own["train"]["rounds"] + own["forward"]["rounds"]) > 0
     assert 0 < own["built_bytes"] <= own["peak_bytes"]
-    assert run["versions"] == {"jax": jax.__version__}
     assert run["limits"].keys() == {"gemm_per_second", "copy_per_second"}
-    assert result["loops"] == []
-    assert "prepare" in result["loops_left_out"]["LeNet-5, MNIST, resident"]
 
 
+@pytest.mark.slow
 def test_a_tiny_run_of_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     config = layers.Config(("lenet5",), rounds=2, seconds=0.001, batch_size=4)
@@ -279,13 +367,13 @@ def test_a_layer_goes_forward_and_backward() -> None:
     x, kernel, dy = jax.random.normal(jax.random.key(0), (3, 4, 4))
     params = {"kernel": kernel, "bias": jnp.arange(4.0)}
     given = (nn.Dense(4), False, params, x, dy)
-    y, dparams, dx = layer_worker.forward_and_backward(*given)
+    y, dparams, dx = jax_layer_worker.forward_and_backward(*given)
     close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
     close(y, x @ kernel + params["bias"])
     close(dx, dy @ kernel.T)
     close(dparams["kernel"], x.T @ dy)
     close(dparams["bias"], dy.sum(0))
-    assert len(layer_worker.forward_and_backward(given[0], True, params, x, dy)) == 2
+    assert len(jax_layer_worker.forward_and_backward(given[0], True, params, x, dy)) == 2
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -298,7 +386,7 @@ def test_layers_are_timed_beside_those_of_pytorch(name: Any) -> None:
     task = small(name)
     peer = Peer(task, VARIANTS["channels_last"])
     theirs = torch_layer_worker.benchmarks(task, peer)
-    ours = list(layer_worker.benchmarks(task))
+    ours = list(jax_layer_worker.benchmarks(task))
     assert [layer for layer in theirs if layer in ours] == ours == list(theirs)
     assert next(iter(theirs)) == ours[0]  # the gradient of whose input neither computes
     for each in theirs.values():
@@ -328,7 +416,7 @@ def test_the_table_of_feeding_says_what_the_record_does() -> None:
 
 @pytest.mark.usefixtures("quick_compilation")
 def test_a_loop_is_timed_over_its_stretch(capsys: pytest.CaptureFixture[str]) -> None:
-    own = networks.experiment(small("lenet5"))
+    own = jax_networks.experiment(small("mlp", width=0.01))
     loop = loop_worker.Loop("lenet5_mnist", "resident", 2, 4, 8, small=True)
     whole = loop_worker.whole_loop(own, loop, None)
     seconds = whole.run(1)
@@ -347,7 +435,7 @@ def test_a_loop_is_timed_over_its_stretch(capsys: pytest.CaptureFixture[str]) ->
 def test_a_network_is_that_of_its_script(name: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Initial parameters and logits, with dropout, are computed alike; so is the first update."""
     script = importlib.import_module(f"experiments.{SCRIPTS[name][0]}")
-    own = networks.experiment(small(name))
+    own = jax_networks.experiment(small(name))
 
     def load_dataset(*_: Any) -> Dataset:
         images, labels = noise(small(name, batch_size=8))
@@ -380,7 +468,7 @@ def test_a_network_is_that_of_its_script(name: Any, monkeypatch: pytest.MonkeyPa
 
 def test_images_are_standardised_as_by_the_dataset() -> None:
     for name in ("lenet5", "alexnet2012"):
-        data = networks.experiment(small(name)).dataset
+        data = jax_networks.experiment(small(name)).dataset
         mean, deviation = standard(small(name), noise(small(name))[0])
         np.testing.assert_allclose(mean, data.mean, rtol=1e-9)
         np.testing.assert_allclose(deviation, data.std, rtol=1e-9)
@@ -397,7 +485,7 @@ def test_pytorch_computes_the_same(name: Any) -> None:
     from experiments.bench.speed.torch_worker import VARIANTS, Peer
 
     task = small(name, dropout=0.0)
-    own = networks.experiment(task)
+    own = jax_networks.experiment(task)
     feed = feeds.open_feed(own.dataset, "train", "resident", readers=1)
     state = parallel.replicate(jax.jit(lambda: init_state(own))())
     peer = Peer(task, VARIANTS["channels_last"])

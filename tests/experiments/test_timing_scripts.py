@@ -1,55 +1,102 @@
-"""The scripts that time trainings: what their records hold is of the trainings asked for."""
+"""The scripts that time trainings: their records describe the trainings that were asked for."""
 
 import contextlib
 import io
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from cnn_jax import cli
+from cnn_jax import train as train_module
 from cnn_jax.data import array_dataset, load_dataset
 from cnn_jax.data.prepare import prepare
 from cnn_jax.data.read import encoded
 from cnn_jax.errors import UserError
+from cnn_jax.models import MLP
 from cnn_jax.runs.checkpoint import Checkpoints
 from cnn_jax.train import Options, train
 from experiments import lenet5_digits, lenet5_mnist
-from experiments.bench import checkpointing, feeding, many_seeds, time_to_99
-from experiments.bench.speed import first_step, table
+from experiments.bench import checkpointing, feeding, first_step, many_seeds, time_to_99
+from experiments.bench.speed import table
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-def train_here(command: Sequence[str], *, cwd: Path, env: dict[str, str], **options: Any) -> None:
-    """In place of `subprocess.run`: the same training in this process."""
-    assert command[:3] == [sys.executable, "-m", "experiments.lenet5_digits"]
-    assert (cwd / "experiments" / "lenet5_digits.py").exists()
-    assert env["JAX_ENABLE_COMPILATION_CACHE"] == "false" and "PATH" in env
-    assert options == {"stdout": subprocess.DEVNULL, "check": True}
-    with contextlib.redirect_stdout(io.StringIO()):
-        cli.main(lenet5_digits.Config, lenet5_digits.build, arguments=command[3:])
+def tiny_network(classes: int) -> MLP:
+    """A stand-in for LeNet-5 that compiles sooner."""
+    return MLP((4,), classes)
+
+
+def seeds_run_by(
+    run: Callable[[Sequence[str]], None],
+    monkeypatch: pytest.MonkeyPatch,
+    config: many_seeds.Config,
+) -> dict[str, Any]:
+    """The record of `many_seeds`, whose trainings `run` does, given the flags of the script."""
+
+    def run_here(command: Sequence[str], *, cwd: Path, env: dict[str, str], **options: Any) -> None:
+        assert command[:3] == [sys.executable, "-m", "experiments.lenet5_digits"]
+        assert (cwd / "experiments" / "lenet5_digits.py").exists()
+        assert env["JAX_ENABLE_COMPILATION_CACHE"] == "false" and "PATH" in env
+        assert options == {"stdout": subprocess.DEVNULL, "check": True}
+        run(command[3:])
+
+    here = SimpleNamespace(run=run_here, DEVNULL=subprocess.DEVNULL)
+    monkeypatch.setattr(many_seeds, "subprocess", here)
+    return many_seeds.run(config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("separate", (3, 1))
+def test_many_seeds(separate: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The members of the joint training are the separate runs."""
+
+    def train_here(flags: Sequence[str]) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            cli.main(lenet5_digits.Config, lenet5_digits.build, arguments=flags)
+
+    config = many_seeds.Config(seeds=3, separate=separate, epochs=0.2)
+    accuracy = seeds_run_by(train_here, monkeypatch, config)["accuracy"]
+    assert len(accuracy["together"]) == 3 and len(set(accuracy["together"])) > 1
+    # Float32 rounding may turn an image or two of 360.
+    np.testing.assert_allclose(
+        accuracy["together"][:separate], accuracy["separate"], atol=2.5 / 360
+    )
 
 
 @pytest.mark.parametrize("separate", (3, 1))
-def test_many_seeds(separate: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The members are the runs alone; a ratio of all is said of all only."""
-    here = SimpleNamespace(run=train_here, DEVNULL=subprocess.DEVNULL)
-    monkeypatch.setattr(many_seeds, "subprocess", here)
-    record = many_seeds.run(many_seeds.Config(seeds=3, separate=separate, epochs=0.2))
+def test_what_many_seeds_records(separate: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds and accuracies of given trainings; the ratio of seconds only if all ran alone."""
+    order = []
+
+    def pretend(flags: Sequence[str]) -> None:
+        how, number, *rest, workdir = flags
+        assert rest == ["--epochs", "100", "--workdir"]
+        result: dict[str, Any] = {"accuracy": 0.9 - int(number) / 10 + (number == "0") / 360}
+        if how == "--seeds":
+            result = {"members": {"accuracy": [0.9, 0.8, 0.7]}}
+        order.append((how, int(number)))
+        Path(workdir).mkdir()
+        (Path(workdir) / "result.json").write_text(json.dumps(result))
+
+    config = many_seeds.Config(seeds=3, separate=separate, epochs=100)
+    record = seeds_run_by(pretend, monkeypatch, config)
+    alone = [("--seed", seed) for seed in range(separate)]
+    assert order == [*alone[: separate // 2], ("--seeds", 3), *alone[separate // 2 :]]
     together, alone = (record["accuracy"][how] for how in ("together", "separate"))
     seconds = record["seconds_separate"]
-    assert len(together) == 3 and len(set(together)) > 1
+    assert together == [0.9, 0.8, 0.7] and alone[0] == 0.9 + 1 / 360
     assert record["trained_separately"] == len(alone) == len(seconds) == separate
-    # Float32 rounding may turn an image or two of 360.
-    np.testing.assert_allclose(together[:separate], alone, atol=2.5 / 360)
     differences = np.abs(np.subtract(together[:separate], alone))
     assert record["largest_difference"] == differences.max()
     means = record["means"]
@@ -71,13 +118,14 @@ def test_many_seeds_refuses(changes: dict[str, Any]) -> None:
 
 
 def digits(monkeypatch: pytest.MonkeyPatch, count: int = 128) -> None:
-    """Noise in place of MNIST."""
+    """Noise in place of MNIST, and a small network in place of LeNet-5."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (count, 28, 28, 1)).astype(np.uint8)
     labels = np.arange(count) % 10
     splits = {"train": (images, labels), "test": (images[:13], labels[:13])}
     data = array_dataset("mnist", splits, "abcdefghij")
     monkeypatch.setattr(lenet5_mnist, "load_dataset", lambda *_: data)
+    monkeypatch.setattr(lenet5_mnist, "LeNet5", tiny_network)
 
 
 def time_noise(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> dict[str, Any]:
@@ -102,10 +150,10 @@ def test_time_to_99(monkeypatch: pytest.MonkeyPatch) -> None:
     assert record["means"]["step"] == {"median": 5, "mean": 5, "min": 5, "max": 5}
 
 
-def test_a_seed_that_never_gets_there_is_said(
+def test_a_seed_that_never_gets_there_is_recorded_as_such(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """And it was trained as the loop trains it."""
+    """It is trained to the end, as the training loop would train it."""
     record = time_noise(monkeypatch, target=1.1, seeds=1, seed=4)
     assert record["reached"] == 0 and record["means"] == {}
     (run,) = record["runs"]
@@ -170,7 +218,7 @@ def test_checkpointing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "| 50 | 1.8 % (-4 to 11) | +2.3 of 500 MB |\n" in text
 
 
-def test_what_is_told_twice_counts_once() -> None:
+def test_time_in_overlapping_spans_counts_once() -> None:
     """Spans that overlap, nest, repeat or touch, in any order; covered on a grid of halves."""
     spans = [(5.0, 6.0), (0.0, 2.0), (0.5, 1.0), (1.5, 3.0), (1.5, 3.0), (6.0, 6.5)]
     grid = np.arange(0.25, 8, 0.5)
@@ -179,17 +227,49 @@ def test_what_is_told_twice_counts_once() -> None:
     assert first_step.covered([]) == 0
 
 
+def test_the_first_call_of_advance_ends_the_script(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The seconds of compiling are the last line; what follows the first block is never reached."""
+    listeners: list[Any] = []
+    calls: list[str] = []
+
+    def run_module(module: str, **options: Any) -> None:
+        assert (module, options) == ("some.script", {"run_name": "__main__", "alter_sys": True})
+        loop: Any = train_module
+        advance = loop.make_advance("experiment", 1)
+        for event, seconds in (("/jax/core/compile/x", 0.25), ("/jax/other", 1e9)):
+            listeners[0](event, seconds, fun_name="f")
+        calls.append(advance("state", "block"))
+
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    def make_advance(*made: str) -> Callable[..., None]:
+        return lambda *given: calls.append(f"{made} {given}")
+
+    monkeypatch.setattr(train_module, "make_advance", make_advance)
+    monkeypatch.setattr(jax.monitoring, "register_event_duration_secs_listener", listeners.append)
+    monkeypatch.setattr(first_step, "runpy", SimpleNamespace(run_module=run_module))
+    monkeypatch.setattr(first_step.os, "_exit", leave)
+    with pytest.raises(SystemExit, match="0"):
+        first_step.main("some.script")
+    assert calls == ["('experiment', 1) ('state', 'block')"]
+    assert float(capsys.readouterr().out.splitlines()[-1]) == pytest.approx(0.25)
+
+
+@pytest.mark.slow
 def test_a_script_ends_after_its_first_block(tmp_path: Path) -> None:
     command = [
         "-m",
-        "experiments.bench.speed.first_step",
+        "experiments.bench.first_step",
         "experiments.lenet5_digits",
         "--workdir",
         "run",
     ]
-    root = Path(feeding.__file__).parents[1]
+    root = Path(feeding.__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, *command],
+        [sys.executable, *command, "--workdir", "run"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(root), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
         stdout=subprocess.PIPE,

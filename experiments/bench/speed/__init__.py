@@ -1,1 +1,1 @@
-"""How fast: this package beside PyTorch, and beside the limits of the machine."""
+"""How fast this package is, beside PyTorch and beside the limits of the machine."""

@@ -1,6 +1,6 @@
-"""The parent: workers are asked in turn for one short sample each, round after round.
+"""The parent process, which asks each worker in turn for one short sample, round after round.
 
-A slow minute of a shared machine then hits all of them, and what is compared is compared round by
+A slow minute of a shared machine thus hits all workers alike, and samples are compared within a
 round.
 """
 
@@ -21,14 +21,16 @@ import numpy as np
 from cnn_jax.errors import UserError
 
 ROOT = Path(__file__).parents[3]
-OURS = "jax"  # of the contestants; others are the peer's variants
-CACHE = "JAX_COMPILATION_CACHE_DIR"  # with which compiling would take no time
+OURS = "jax"  # the name of this package among the contestants; the others are the peer's variants
+CACHE = (
+    "JAX_COMPILATION_CACHE_DIR"  # would make compiling take no time, so workers do not inherit it
+)
 PEERS_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 DEVICES = "--xla_force_host_platform_device_count"
 
 
-class Asked(Protocol):
-    """What answers requests: a `Worker`, or what stands in for one in a test."""
+class WorkerLike(Protocol):
+    """Anything that answers requests: a `Worker`, or a stand-in for one in a test."""
 
     @property
     def about(self) -> Mapping[str, Any]: ...
@@ -37,15 +39,19 @@ class Asked(Protocol):
 
 
 class WorkerFailed(RuntimeError):
-    """A worker ended before its time; the message is the last that it said."""
+    """A worker ended too early; the message is the last line that it printed."""
 
 
 class Worker:
-    """A process that `worker.serve`s; its errors are kept for the message if it fails."""
+    """A process that runs `worker.serve`; what it prints is kept for the message if it fails."""
 
     def __init__(self, module: str, *arguments: str, devices: int = 1):
-        """Start `python -m experiments.bench.speed.module arguments`, on so many simulated devices
-        if it is JAX. It builds its benchmarks while others do.
+        """Start `python -m experiments.bench.speed.MODULE ARGUMENTS`.
+
+        It returns at once, so that several workers build their benchmarks at the same time.
+
+        Args:
+            devices: simulated devices, for a worker that uses JAX.
         """
         environment = {name: value for name, value in os.environ.items() if name != CACHE}
         if devices > 1:
@@ -67,23 +73,23 @@ class Worker:
 
     @property
     def about(self) -> Mapping[str, Any]:
-        """What it says of itself once all is built."""
+        """What the worker says about itself once all its benchmarks are built."""
         if self._about is None:
             self._about = self._answer()
         return self._about
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        """Send a request, see `worker.serve`, and wait for its answer."""
+        """Send a request (see `worker.serve`) and wait for the answer."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # the reason is read with the answer
+            pass  # reading the answer finds out why
         return self._answer()
 
     def close(self) -> None:
-        """End the process, which then frees its memory."""
+        """End the process and free its memory."""
         self._process.kill()
         self._process.communicate()
         self._said.close()
@@ -101,10 +107,10 @@ class Worker:
 
 
 def check(rounds: int, seconds: float, peer: str = "none") -> str:
-    """Refuse what cannot be timed, before anything is; the platform, "cpu" or "gpu"."""
+    """Refuse what cannot be timed before anything is timed; return the platform, "cpu" or "gpu"."""
     if rounds < 2 or seconds <= 0:
         raise UserError("--rounds must be at least 2, and --seconds more than 0")
-    # A GPU is shared by the workers: each takes what it needs, as it needs it.
+    # The workers share a GPU, so each allocates memory only as it needs it.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if peer == "torch" and importlib.util.find_spec("torch") is None:
         raise UserError("PyTorch is not installed: pip install torch, or leave out --peer torch")
@@ -117,16 +123,16 @@ def check(rounds: int, seconds: float, peer: str = "none") -> str:
 
 
 def say(text: str) -> None:
-    """Tell whoever waits; standard output is for results."""
+    """Print progress to standard error; standard output is for results."""
     print(text, file=sys.stderr, flush=True)
 
 
-def warm(worker: Asked) -> dict[str, Any]:
-    """Run each benchmark twice, the first of them being training.
+def warm(worker: WorkerLike) -> dict[str, Any]:
+    """Run each benchmark twice, beginning with training.
 
     Returns:
-        "first_seconds" and "call_seconds" of the first benchmark, whose difference is what
-        compiling took; the most memory in use before it, "built_bytes", and after, "peak_bytes".
+        "first_seconds" and "call_seconds" of the first benchmark, whose difference is the time
+        spent compiling; the peak memory before it, "built_bytes", and after it, "peak_bytes".
     """
     names = list(worker.about["amounts"])
     answers = [worker.ask(warm=name) for name in names]
@@ -140,23 +146,23 @@ def warm(worker: Asked) -> dict[str, Any]:
 
 
 def take_rounds(
-    workers: Mapping[str, Asked], rounds: int, seconds: float
+    workers: Mapping[str, WorkerLike], rounds: int, seconds: float
 ) -> dict[tuple[str, str], list[float]]:
-    """Seconds per example (FLOP, byte) of each (worker, benchmark), a sample per round.
+    """Seconds per example (or FLOP, or byte) for each (worker, benchmark), one sample per round.
 
-    Within a round the samples of one benchmark follow each other, the workers in an order that is
-    drawn anew, so that none is always behind the same other.
+    Within a round the samples of one benchmark follow each other, with the workers in a new random
+    order, so that no worker always comes after the same other one.
     """
     draw = random.Random(0)
     names = list(dict.fromkeys(n for w in workers.values() for n in w.about["amounts"]))
     samples: dict[tuple[str, str], list[float]] = {}
     for _ in range(rounds):
         for name in names:
-            having = [label for label in workers if name in workers[label].about["amounts"]]
-            for label in draw.sample(having, len(having)):
+            labels = [label for label in workers if name in workers[label].about["amounts"]]
+            for label in draw.sample(labels, len(labels)):
                 worker = workers[label]
-                spent = worker.ask(time=name, seconds=seconds)["seconds"]
-                per_unit = spent / worker.about["amounts"][name]
+                call_seconds = worker.ask(time=name, seconds=seconds)["seconds"]
+                per_unit = call_seconds / worker.about["amounts"][name]
                 samples.setdefault((label, name), []).append(per_unit)
     return samples
 
@@ -168,5 +174,5 @@ def spread(values: Iterable[float]) -> dict[str, float]:
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
-    """How many times faster we are, by rounds: theirs over ours, above 1 where we are faster."""
+    """Quartiles of their seconds over ours, round by round: above 1 where we are faster."""
     return spread(b / a for a, b in zip(ours, theirs, strict=True))

@@ -1,12 +1,12 @@
-"""What a training step costs as the work grows: batch, image, width, and simulated devices.
+"""Time a training step as the batch, the image, the width and the number of devices grow.
 
     python -m experiments.bench.speed.growth --figure growth.png --out speed-growth-cpu.json
 
-What came out is in docs/speed.md.
+The results are in docs/speed.md.
 
-Of each sweep all points are timed in turn, round after round, each in a process of its own. Then an
-estimate, made on paper: one step of the AlexNets as measured on one device, and what sharing their
-gradients would add on many, if nothing of it were hidden behind the computation.
+The points of a sweep are timed in turn, round after round, each in a process of its own. For many
+devices there is an estimate on paper: the measured step of the AlexNets on one device, plus the
+time to share their gradients if none of it overlapped with the computation.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from cnn_jax.figures import save
 from cnn_jax.figures.speed import growth_curves
 from cnn_jax.models import count_parameters
 from cnn_jax.step import init_state
-from experiments.bench.speed import networks
+from experiments.bench.speed import jax_networks
 from experiments.bench.speed.driver import Worker, check, say, spread, take_rounds, warm
 from experiments.bench.speed.task import Task
 from experiments.tools.report import program
@@ -39,24 +39,26 @@ LABELS = {
 class Config:
     rounds: int = 5
     seconds: float = 0.5  # of a sample, of one call at least
-    link: float = 450.0  # GB/s that a device sends to its neighbour: NVLink 4, one direction
-    machine_link: float = 50.0  # GB/s from machine to machine, per device: 400 Gbit/s each
+    link: float = 450.0  # GB/s from a device to its neighbour: NVLink 4, one direction
+    machine_link: float = 50.0  # GB/s per device between machines: 400 Gbit/s each
     figure: Path | None = None  # a picture to write, .png, .svg or .pdf
     out: Path | None = None  # a JSON file to write the record to
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """One quantity of a task takes several values."""
+    """A task with several values for one of its quantities."""
 
     network: str
     grows: str  # a field of `Task`, or "devices"
     values: tuple[float, ...]
-    changes: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the network's own task
+    changes: dict[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # to the network's default task
 
 
 def sweeps() -> list[Sweep]:
-    """Small enough for two cores on a CPU; the networks as they are on a GPU."""
+    """The sweeps: small enough for two cores on a CPU, networks of full size on a GPU."""
     if jax.default_backend() == "cpu":
         small = {"width": 0.25, "image_size": 96}
         return [
@@ -78,11 +80,13 @@ def sweeps() -> list[Sweep]:
 def run(config: Config) -> dict[str, Any]:
     """Time every sweep, estimate, and draw."""
     if check(config.rounds, config.seconds) == "gpu" and jax.device_count() > 1:
-        raise UserError(f"{jax.device_count()} GPUs are seen, one is timed: CUDA_VISIBLE_DEVICES=0")
+        raise UserError(
+            f"JAX sees {jax.device_count()} GPUs, one is timed: set CUDA_VISIBLE_DEVICES=0"
+        )
     if min(config.link, config.machine_link) <= 0:
         raise UserError("--link and --machine-link must be more than 0")
     if config.figure is not None and config.figure.exists():
-        raise UserError(f"{config.figure} is there already: choose another, or remove it")
+        raise UserError(f"{config.figure} exists already: choose another, or remove it")
     rows = []
     for sweep in sweeps():
         say(f"{sweep.network}: {sweep.grows} {', '.join(f'{x:g}' for x in sweep.values)}")
@@ -92,9 +96,9 @@ def run(config: Config) -> dict[str, Any]:
     estimated = []
     for name in ("alexnet2014", "alexnet2012"):
         say(f"{name}: a step on one device")
-        task = dataclasses.replace(networks.default_task(name), training_only=True)
+        task = dataclasses.replace(jax_networks.default_task(name), training_only=True)
         median = time_points({name: (task, 1)}, config)[name]["median"]
-        state = jax.eval_shape(lambda: init_state(networks.experiment(task)))  # noqa: B023
+        state = jax.eval_shape(lambda: init_state(jax_networks.experiment(task)))  # noqa: B023
         size = 4 * count_parameters(state.params)  # gradients are float32, as parameters are
         about = {"network": name, "batch_per_device": task.batch_size, "gradient_bytes": size}
         estimated += [about | row for row in estimate(median * task.batch_size, size, config)]
@@ -105,7 +109,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def time_points(points: dict[str, tuple[Task, int]], config: Config) -> dict[str, dict[str, float]]:
-    """Seconds per image of each task on so many devices, all of them in turn."""
+    """Seconds per image for each (task, number of devices), timed in turn."""
     with ExitStack() as stack:
         workers = {}
         for label, (task, devices) in points.items():
@@ -117,10 +121,10 @@ def time_points(points: dict[str, tuple[Task, int]], config: Config) -> dict[str
 
 
 def estimate(step_seconds: float, gradient_bytes: int, config: Config) -> list[dict[str, Any]]:
-    """Weak scaling on paper: every device has the batch that was measured on one.
+    """Estimate weak scaling: every device has the batch that was measured on one.
 
-    A ring sends 2 (n - 1) / n times the gradients over each link, and the slowest link decides. No
-    part of it is taken to overlap with the computation, and the input to keep up.
+    A ring sends 2 (n - 1) / n times the gradients over each link, and the slowest link decides. The
+    estimate assumes that nothing of this overlaps with the computation and that the input keeps up.
     """
     rows = []
     for devices, n, link in (
@@ -144,7 +148,7 @@ def estimate(step_seconds: float, gradient_bytes: int, config: Config) -> list[d
 
 
 def draw(rows: list[dict[str, Any]]) -> Any:
-    """The sweeps on one figure, a panel for each quantity."""
+    """Draw the sweeps on one figure, with a panel for each quantity."""
     panels: dict[str, Any] = {}
     for row in rows:
         rates = [[1 / s[end] for end in ("high", "median", "low")] for s in row["seconds"]]
@@ -153,7 +157,7 @@ def draw(rows: list[dict[str, Any]]) -> Any:
 
 
 def _point(sweep: Sweep, value: float) -> tuple[Task, int]:
-    base = networks.default_task(sweep.network)
+    base = jax_networks.default_task(sweep.network)
     changes = sweep.changes | {"training_only": True}
     if sweep.grows == "devices":
         return dataclasses.replace(base, **changes), int(value)

@@ -1,4 +1,4 @@
-"""The worker that times this package: its training step, its forward pass, and the device."""
+"""The worker that times this package's training step and forward pass, and the device's limits."""
 
 import json
 import sys
@@ -15,15 +15,15 @@ from cnn_jax.devices.parallel import AXIS
 from cnn_jax.devices.process import keep_freed_memory
 from cnn_jax.experiment import Experiment
 from cnn_jax.step import evaluation_logits, init_state, make_advance
-from experiments.bench.speed.networks import experiment
+from experiments.bench.speed.jax_networks import experiment
 from experiments.bench.speed.task import Task
 from experiments.bench.speed.worker import Benchmark, serve
 
 
 def training(own: Experiment, feed: feeds.Feed, dispatch: int) -> Benchmark:
-    """The package's own compiled steps, `dispatch` in a call, on batches that the device has.
+    """The package's own compiled steps, `dispatch` of them in a call, on data held by the device.
 
-    The batch is gathered, transformed and standardised in there, as always, and metrics added up.
+    As in every training, a step gathers, transforms and standardises its batch and sums metrics.
     """
     advance = make_advance(own)
     blocks = feeds.training_blocks(feed, own.seed, own.batch_size, [(0, dispatch)])
@@ -40,7 +40,7 @@ def training(own: Experiment, feed: feeds.Feed, dispatch: int) -> Benchmark:
 
 
 def forward(own: Experiment, feed: feeds.Feed) -> Benchmark:
-    """Logits of a batch that the device has, for every device, as `predict` makes them."""
+    """Logits of a batch held by the device, gathered on every device as `predict` does."""
 
     def one_batch(params: Any, model_state: Any, resident: Any, items: Any) -> Any:
         batch = feeds.fetch(resident, jax.tree.map(lambda x: x[0], items))
@@ -51,7 +51,7 @@ def forward(own: Experiment, feed: feeds.Feed) -> Benchmark:
     blocks = feeds.training_blocks(feed, own.seed, own.batch_size, [(0, 1)])
     items = parallel.share_out(next(blocks))
 
-    @cache  # made by the first call: what training takes is read before
+    @cache  # made by the first call, after training's peak memory was read
     def variables() -> tuple[Any, Any]:
         state = parallel.replicate(jax.jit(lambda: init_state(own))())
         return state.params, state.model_state
@@ -66,7 +66,7 @@ def forward(own: Experiment, feed: feeds.Feed) -> Benchmark:
 
 
 def matrix_product(dtype: str) -> Benchmark:
-    """Square matrices, as large as makes a device busy; the amount is in FLOPs."""
+    """The product of two square matrices, large enough to keep a device busy; counted in FLOPs."""
     n = 2048 if jax.default_backend() == "cpu" else 8192
     product = jax.jit(jnp.matmul)
 
@@ -84,7 +84,7 @@ def matrix_product(dtype: str) -> Benchmark:
 
 
 def copy() -> Benchmark:
-    """Read and write 256 MB in place; the amount is in bytes."""
+    """Read and write 256 MB in place; counted in bytes."""
     size = 1 << 26  # float32
     values: jax.Array | None = None
     add = jax.jit(lambda x: x + 1, donate_argnums=0)

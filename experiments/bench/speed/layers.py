@@ -1,8 +1,8 @@
-"""Where a training step's time goes: every layer by itself, forward and backward, beside PyTorch's.
+"""Time every layer of a network by itself, forward and backward, beside PyTorch's.
 
     python -m experiments.bench.speed.layers --model lenet5 --peer torch --out speed-layers-cpu.json
 
-The whole steps are in `python -m experiments.bench.speed`; what both found is in docs/speed.md.
+`python -m experiments.bench.speed` times whole steps; the results of both are in docs/speed.md.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-from experiments.bench.speed import networks
+from experiments.bench.speed import jax_networks
 from experiments.bench.speed.driver import (
     OURS,
     Worker,
@@ -31,13 +31,13 @@ VARIANTS = {"cpu": ("eager", "channels_last"), "gpu": ("channels_last",)}  # of 
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(networks.Asked):
-    seconds: float = 0.1  # of a sample, of one call at least
+class Config(jax_networks.Selection):
+    seconds: float = 0.1  # of a sample, which is at least one call
     out: Path | None = None  # a JSON file to write the record to
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Time the layers of each network; say what came of them."""
+    """Time the layers of each network, and print the table."""
     platform = check(config.rounds, config.seconds, config.peer)
     variants = VARIANTS[platform] if config.peer == "torch" else ()
     runs = []
@@ -50,11 +50,11 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def time_layers(task: Task, variants: tuple[str, ...], config: Config) -> dict[str, Any]:
-    """Seconds per example of every layer; the peer's have the same names."""
-    given = json.dumps(dataclasses.asdict(task))
+    """Seconds per example for every layer; the peer's layers have the same names."""
+    described = json.dumps(dataclasses.asdict(task))
     with ExitStack() as stack:
-        workers = {OURS: Worker("layer_worker", given)}
-        workers |= {label: Worker("torch_layer_worker", given, label) for label in variants}
+        workers = {OURS: Worker("jax_layer_worker", described)}
+        workers |= {label: Worker("torch_layer_worker", described, label) for label in variants}
         for worker in workers.values():
             stack.enter_context(closing(worker))
         for worker in workers.values():

@@ -22,13 +22,13 @@ from experiments.bench.speed.worker import Benchmark, serve
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-    """A recipe, with its own augmentation, and how its loop is carried out."""
+    """A recipe with its own augmentation, and the options of its loop."""
 
     recipe: str
     feed: feeds.Kind
     dispatch: int  # steps
     log_every: int  # steps
-    stretch: int  # steps that a sample is of
+    stretch: int  # steps in a sample
     small: bool  # the AlexNet of the README's table: a quarter as wide, on 96 pixels
 
 
@@ -41,16 +41,16 @@ def build(loop: Loop, data_dir: Path | None) -> Experiment:
 
 
 def bare_steps(own: Experiment, loop: Loop, feed: feeds.Feed) -> Benchmark:
-    """As many steps as the loop is timed over, dispatched one after the other on one block."""
+    """As many steps as the loop is timed over, dispatched again and again on one block."""
     steps = training(own, feed, loop.dispatch)
     dispatches = loop.stretch // loop.dispatch
     return Benchmark(lambda calls: steps.run(calls * dispatches), dispatches * steps.amount)
 
 
 def whole_loop(own: Experiment, loop: Loop, data_dir: Path | None) -> Benchmark:
-    """`train`: feeding, steps, metrics and log lines, from one line of the log to a later one.
+    """`train` with feeding, steps, metrics and log lines, timed from one log line to a later one.
 
-    Compilation lies before the first line, the final evaluation and checkpoint after the last.
+    Compilation comes before the first line, the final evaluation and checkpoint after the last.
     """
     steps = loop.log_every + loop.stretch
     short = dataclasses.replace(own, steps=steps, eval_split=f"{own.eval_split}[:100]")
@@ -72,11 +72,13 @@ def whole_loop(own: Experiment, loop: Loop, data_dir: Path | None) -> Benchmark:
             seconds += lines[-1]["seconds"] - lines[0]["seconds"]
         return seconds
 
-    return Benchmark(run, loop.stretch * own.batch_size, warm_up=False)  # its first lines are one
+    return Benchmark(
+        run, loop.stretch * own.batch_size, warm_up=False
+    )  # the steps before its first line are one
 
 
 def pipeline(own: Experiment, loop: Loop, feed: feeds.Feed) -> Benchmark:
-    """Examples from the disk, or their indices, to the device, and nothing done with them."""
+    """Bring examples from the disk, or their indices, to the device, and do nothing with them."""
 
     def run(calls: int) -> None:
         for _ in range(calls):
@@ -90,7 +92,7 @@ def pipeline(own: Experiment, loop: Loop, feed: feeds.Feed) -> Benchmark:
 
 def main(loop: Loop, data_dir: Path | None) -> None:
     keep_freed_memory()
-    # Each call of `train` compiles: what the first compiled is read by the others.
+    # Every call of `train` compiles; all but the first read the programs from this cache.
     cache = tempfile.TemporaryDirectory()
     jax.config.update("jax_compilation_cache_dir", cache.name)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -101,9 +103,8 @@ def main(loop: Loop, data_dir: Path | None) -> None:
         "loop": whole_loop(own, loop, data_dir),
         "pipeline": pipeline(own, loop, feed),
     }
-    serve(benchmarks, {"examples": own.batch_size * loop.stretch}, device_peak)
+    serve(benchmarks, {}, device_peak)
 
 
 if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
-    main(Loop(**given), Path(sys.argv[2]) if len(sys.argv) > 2 else None)
+    main(Loop(**json.loads(sys.argv[1])), Path(sys.argv[2]) if len(sys.argv) > 2 else None)

@@ -1,4 +1,4 @@
-"""The tables of docs/speed.md, from the records.
+"""Write the tables of docs/speed.md from the records.
 
 python -m experiments.bench.speed.table
 """
@@ -13,7 +13,7 @@ from experiments import ladder
 from experiments.tools.report import markdown
 
 PAGE = Path(__file__).parents[3] / "docs" / "speed.md"
-# A record that is not there yet has its place: the file's name, what stands there, the end.
+# The place of a record, which may not exist yet: the file's name, the present text, the end mark.
 PLACE = re.compile(
     r"(<!-- ((?:speed-[\w-]+|feeding|checkpointing)\.json) -->\n)(.*?)(<!-- end -->)", re.DOTALL
 )
@@ -23,10 +23,10 @@ Row = tuple[str, ...]
 
 
 def tables(record: Mapping[str, Any]) -> str:
-    """All that a record of `experiments.bench.speed` says, in Markdown."""
+    """All tables of a record of `experiments.bench.speed`, in Markdown."""
     parts = [speed(record["runs"]), starts(record["runs"])]
-    known = [run for run in record["runs"] if "deterministic" in run["ratio"]]
-    parts += [deterministic(known)] * bool(known)
+    runs = [run for run in record["runs"] if "deterministic" in run["ratio"]]
+    parts += [deterministic(runs)] * bool(runs)
     return "\n".join(parts + [loops(record["loops"])] * bool(record["loops"]))
 
 
@@ -53,18 +53,18 @@ def speed(runs: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _rate(seconds: float) -> str:
-    """Examples in a second, in three digits or more."""
+    """Examples per second, with at least three digits."""
     return f"{1 / seconds:,.0f}" if seconds < 0.01 else f"{1 / seconds:.1f}"
 
 
 def _share(part: Mapping[str, float]) -> str:
-    """A median with its quartiles, in percent."""
+    """A median and its quartiles, in per cent."""
     low, median, high = (100 * part[end] for end in ("low", "median", "high"))
     return f"{median:.1f} % ({low:.1f} to {high:.1f})"
 
 
 def starts(runs: Iterable[Mapping[str, Any]]) -> str:
-    """A line per network: what the first step costs, memory, and what the device can do."""
+    """A line per network: the cost of the first step, memory, and the limits of the device."""
     head = ("network", "compiling", "PyTorch's", "peak memory", "PyTorch's")
     rows: list[Row] = [(*head, "matrix product", "copying")]
     for run in runs:
@@ -81,7 +81,7 @@ def starts(runs: Iterable[Mapping[str, Any]]) -> str:
 
 
 def deterministic(runs: Iterable[Mapping[str, Any]]) -> str:
-    """A line per network: what is left of its speed with deterministic kernels."""
+    """A line per network: its speed with deterministic kernels, and as a share of the usual."""
     rows: list[Row] = [("network", "images/s, deterministic kernels", "of the others' (quartiles)")]
     for run in runs:
         rate = _rate(run["contestants"]["deterministic"]["train"]["median"])
@@ -90,7 +90,7 @@ def deterministic(runs: Iterable[Mapping[str, Any]]) -> str:
 
 
 def loops(rows: Iterable[Mapping[str, Any]]) -> str:
-    """A line per loop: images/s of it, of its bare steps, of its input alone."""
+    """A line per loop: images/s of the loop, of its bare steps, and of its input alone."""
     head = ("loop", "batch", "images/s", "bare steps", "share (quartiles)", "input alone")
     lines: list[Row] = [head]
     for row in rows:
@@ -102,7 +102,7 @@ def loops(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def filled(text: str) -> str:
-    """The page with the table of each record that there is in its place."""
+    """Fill the tables of all existing records into their places on the page."""
 
     def fill(place: re.Match[str]) -> str:
         path = ladder.RECORDS / place[2]
@@ -133,7 +133,7 @@ def layers(record: Mapping[str, Any]) -> str:
 
 
 def _milliseconds(seconds: float) -> str:
-    """In three digits, or more where they are before the point."""
+    """Three significant digits, or all digits before the decimal point."""
     return f"{1000 * seconds:.3g}" if seconds < 1 else f"{1000 * seconds:,.0f}"
 
 
@@ -180,7 +180,7 @@ def feeding(record: Mapping[str, Any]) -> str:
 
 
 def checkpointing(record: Mapping[str, Any]) -> str:
-    """What a checkpoint every so many steps adds to the time, and what the memory grew by."""
+    """The time that checkpoints add, and by how much the memory grew."""
     head = ("steps between checkpoints", "more time (quartiles)", "memory, last two thirds")
     rows: list[Row] = [head]
     for run in record["runs"]:
@@ -191,11 +191,11 @@ def checkpointing(record: Mapping[str, Any]) -> str:
     return markdown(rows)
 
 
-OTHERS = {  # by the experiment that a record names
-    "growth": growth,
-    "layers": layers,
-    "feeding": feeding,
-    "checkpointing": checkpointing,
+OTHERS = {  # by the "experiment" of a record
+    "bench/speed/growth": growth,
+    "bench/speed/layers": layers,
+    "bench/feeding": feeding,
+    "bench/checkpointing": checkpointing,
 }
 
 

@@ -1,4 +1,4 @@
-"""What is timed, told alike to every framework. NumPy alone, so that each worker can read it."""
+"""What is timed, for every framework alike. It needs NumPy alone, so every worker can import it."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -10,7 +10,7 @@ DType = Literal["float32", "bfloat16"]
 
 
 class Size(NamedTuple):
-    """How a network is timed unless it is asked for otherwise."""
+    """How a network is timed by default."""
 
     batch_size: int
     gpu_batch_size: int
@@ -18,7 +18,7 @@ class Size(NamedTuple):
     channels: int
     classes: int
     examples: int  # of noise, held in memory
-    learning_rate: float  # of the script's recipe at its first step
+    learning_rate: float  # of the script at its first step
 
 
 SIZES: dict[Name, Size] = {
@@ -31,7 +31,7 @@ SIZES: dict[Name, Size] = {
 
 @dataclass(frozen=True)
 class Task:
-    """A network, and the steps to time it in. Scalars only: it travels as JSON."""
+    """A network and how it is timed. Scalars only, because it travels as JSON."""
 
     network: Name
     batch_size: int
@@ -40,7 +40,7 @@ class Task:
     width: float = 1.0  # share of the maps and units, of the AlexNets and the MLP
     dropout: float = 0.5  # of the AlexNets
     dtype: DType = "float32"  # of the computation; parameters are float32
-    training_only: bool = False  # and neither the forward pass nor the machine's limits
+    training_only: bool = False  # time neither the forward pass nor the machine's limits
 
 
 def noise(task: Task) -> tuple[np.ndarray, np.ndarray]:
@@ -53,9 +53,9 @@ def noise(task: Task) -> tuple[np.ndarray, np.ndarray]:
 
 
 def standard(task: Task, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation per channel, in units of [0, 1], that images are standardised by.
+    """The mean and deviation of each channel, in units of [0, 1], to standardise images by.
 
-    AlexNet of 2012 takes raw pixels less their mean: its constants are made for that range.
+    The AlexNet of 2012 takes raw pixels minus their mean: its constants are made for that range.
     """
     pixels = images.reshape(-1, images.shape[-1])
     mean = pixels.mean(0, np.float64) / 255

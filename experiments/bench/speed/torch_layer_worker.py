@@ -12,13 +12,13 @@ from experiments.bench.speed.task import Task
 from experiments.bench.speed.torch_worker import VARIANTS, Peer, about, set_up
 from experiments.bench.speed.worker import Benchmark, serve
 
-# What has a counterpart among our modules; activations, dropout and reshaping have none.
+# The layers with a counterpart among our modules; activations, dropout and reshaping have none.
 LAYERS = (nn.Conv2d, nn.Linear, nn.LocalResponseNorm, nn.MaxPool2d, nn.AvgPool2d)
 
 
 def benchmarks(task: Task, peer: Peer) -> dict[str, Benchmark]:
-    """Every layer by its name, in the network's order, on what reaches it of a batch of noise."""
-    layers = {name: each for name, each in peer.net.named_children() if isinstance(each, LAYERS)}
+    """A benchmark per layer, by name and in order, on the layer's input for a batch of noise."""
+    layers = {name: m for name, m in peer.net.named_children() if isinstance(m, LAYERS)}
     inputs: dict[nn.Module, torch.Tensor] = {}
 
     def note(layer: nn.Module, arguments: tuple[torch.Tensor]) -> None:
@@ -28,7 +28,7 @@ def benchmarks(task: Task, peer: Peer) -> dict[str, Benchmark]:
     peer.logits(torch.arange(task.batch_size, device=peer.device))
     for hook in hooks:
         hook.remove()
-    first = next(iter(layers.values()))  # the gradient of the image is not needed
+    first = next(iter(layers.values()))  # the gradient of the images is not needed
     return {
         name: benchmark(peer, layer, inputs[layer].requires_grad_(layer is not first))
         for name, layer in layers.items()
@@ -36,7 +36,7 @@ def benchmarks(task: Task, peer: Peer) -> dict[str, Benchmark]:
 
 
 def benchmark(peer: Peer, layer: nn.Module, x: torch.Tensor) -> Benchmark:
-    """The layer's output, and its gradients for a given gradient of the output."""
+    """Compute the layer's output, and its gradients from a gradient of the output."""
     with peer.precision():
         dy = torch.randn_like(layer(x))
 

@@ -1,6 +1,6 @@
-"""The same networks in PyTorch, written for speed the way its users write them.
+"""The same networks in PyTorch, written for speed as its users would write them.
 
-Layers carry the names that they have in `cnn_jax.models`, so that weights can be handed over.
+Layers have the same names as in `cnn_jax.models`, so that weights can be copied.
 """
 
 # pyright: reportMissingImports=false
@@ -17,10 +17,10 @@ from experiments.bench.speed.task import SIZES, Task
 
 
 def network(task: Task) -> nn.Sequential:
-    """Logits of standardised images [B, C, H, W]."""
+    """The network from standardised images [B, C, H, W] to logits."""
     layers = {"mlp": _mlp, "lenet5": _lenet5}.get(task.network, _alexnet)(task)
     net = nn.Sequential(OrderedDict(layers))
-    if task.network == "alexnet2012":  # PyTorch's own start is not made for raw pixels
+    if task.network == "alexnet2012":  # PyTorch's default weights do not suit raw pixels
         for name, values in net.named_parameters():
             if name.endswith("weight"):
                 nn.init.normal_(values, std=0.01 / task.width**0.5)
@@ -30,17 +30,17 @@ def network(task: Task) -> nn.Sequential:
 
 
 def optimizer(task: Task, net: nn.Module, fused: bool) -> torch.optim.Optimizer:
-    """The same as `networks.optimizer`."""
-    rate, own = SIZES[task.network].learning_rate, net.parameters()
+    """The same optimizer as `jax_networks.optimizer`."""
+    rate, params = SIZES[task.network].learning_rate, net.parameters()
     if task.network in ("mlp", "lenet5"):
-        return torch.optim.Adam(own, rate, fused=fused)
+        return torch.optim.Adam(params, rate, fused=fused)
     decay = 0.0001 if task.network == "alexnet2014" else 0.0005
-    return torch.optim.SGD(own, rate, momentum=0.9, weight_decay=decay, fused=fused)
+    return torch.optim.SGD(params, rate, momentum=0.9, weight_decay=decay, fused=fused)
 
 
 def load_weights(net: nn.Sequential, params: Mapping[str, Any]) -> None:
-    """Take parameters {layer: {"kernel", "bias"}} from Flax, which orders dimensions otherwise."""
-    maps = None  # of the convolution that a dense layer reads, as [H, W, C] with us
+    """Copy Flax's parameters {layer: {"kernel", "bias"}}, whose dimensions are in another order."""
+    maps = None  # of the convolution before a dense layer, which reads [H, W, C] in Flax
     for name, layer in net.named_children():
         if name not in params:
             continue
@@ -89,7 +89,7 @@ def _lenet5(task: Task) -> dict[str, nn.Module]:
 
 
 def _alexnet(task: Task) -> dict[str, nn.Module]:
-    """Both AlexNets; that of 2012 has normalisation, two groups, and dropout after its layers."""
+    """Either AlexNet; 2012's has normalisation, two groups, and dropout after its dense layers."""
     old = task.network == "alexnet2012"
     maps = (96, 256, 384, 384, 256) if old else (64, 192, 384, 256, 256)
     a, b, c, d, e = (round(task.width * n) for n in maps)

@@ -1,4 +1,4 @@
-"""The worker that times PyTorch on the same task: one way of writing it per process."""
+"""The worker that times PyTorch on the same task, written in one of several ways."""
 
 # pyright: reportMissingImports=false
 # PyTorch is optional: it is a peer, and nothing else needs it.
@@ -20,7 +20,7 @@ from experiments.bench.speed.worker import Benchmark, serve
 class Variant(NamedTuple):
     channels_last: bool
     fused: bool  # the optimizer, in one kernel
-    compiled: str | None  # the mode of torch.compile, for the loss and its gradient
+    compiled: str | None  # mode of torch.compile for the loss and its gradient
 
 
 VARIANTS = {
@@ -33,10 +33,10 @@ VARIANTS = {
 
 
 class Peer:
-    """A network in training on noise, all of it in the device's memory as uint8.
+    """A network that trains on noise, all of which the device holds as uint8.
 
-    As with us a batch is gathered by its indices and standardised on the device. Unlike us it adds
-    no metrics up.
+    Like ours, it gathers a batch by indices and standardises it on the device. Unlike ours, it does
+    not sum metrics.
     """
 
     def __init__(self, task: Task, variant: Variant):
@@ -67,7 +67,7 @@ class Peer:
             return self.net((images / 255 - self.mean) / self.deviation).float()
 
     def precision(self) -> contextlib.AbstractContextManager[Any]:
-        """In which the network computes in the task's dtype."""
+        """A context in which the network computes in the task's dtype."""
         low = self.dtype != torch.float32
         return torch.autocast(self.device.type, self.dtype) if low else contextlib.nullcontext()
 
@@ -75,7 +75,7 @@ class Peer:
         return F.cross_entropy(self.logits(index), self.labels[index])
 
     def step(self, index: torch.Tensor) -> torch.Tensor:
-        """One step of training; the loss before it."""
+        """Make one training step; return the loss before it."""
         loss = self.loss(index)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -111,7 +111,7 @@ def forward(peer: Peer, batches: list[torch.Tensor], batch_size: int) -> Benchma
 def matrix_product(peer: Peer) -> Benchmark:
     n = 2048 if peer.device.type == "cpu" else 8192
 
-    @cache  # made by the first call: what training takes is read before
+    @cache  # made by the first call, after training's peak memory was read
     def matrices() -> list[torch.Tensor]:
         return [torch.randn(n, n, device=peer.device).to(peer.dtype) for _ in range(2)]
 
@@ -125,7 +125,7 @@ def matrix_product(peer: Peer) -> Benchmark:
 
 
 def set_up() -> None:
-    """Settings of the process, before anything is computed."""
+    """Settle the process's settings before anything is computed."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.set_float32_matmul_precision("high")  # TF32 on GPUs, which is JAX's default there
     torch.backends.cudnn.benchmark = True
@@ -133,7 +133,7 @@ def set_up() -> None:
 
 
 def about(peer: Peer) -> dict[str, str]:
-    """What a worker says of itself."""
+    """What the worker says about itself."""
     return {"version": torch.__version__, "platform": peer.platform}
 
 

@@ -1,7 +1,7 @@
-"""The side of a worker: benchmarks are timed one sample at a time, when the parent asks.
+"""The worker's side: time one sample of a benchmark whenever the parent asks for one.
 
-Each framework has a process of its own, since their thread pools and allocators would disturb each
-other. Requests and answers are lines of JSON through standard input and output.
+Each framework runs in a process of its own, because their thread pools and allocators would disturb
+each other. Requests and answers are lines of JSON on standard input and output.
 """
 
 import json
@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 class Benchmark(NamedTuple):
     """Something to be timed.
 
-    `run(calls)` does it so many times and waits for the end; what it returns, if anything, are the
-    seconds that count, of those that it took.
+    `run(calls)` does it that many times and waits for the end. If it returns a number, these are
+    the seconds that count; otherwise all the time that it took counts.
     """
 
     run: Callable[[int], float | None]
-    amount: float  # of work in one call: examples, FLOPs or bytes
-    warm_up: bool = True  # a call that does not count before each sample: caches are cold
+    amount: float  # work in one call: examples, FLOPs or bytes
+    warm_up: bool = True  # make an untimed call before each sample, since caches are cold
 
 
 def serve(
@@ -29,16 +29,16 @@ def serve(
     about: Mapping[str, Any],
     device_peak: Callable[[], int | None] = lambda: None,
 ) -> None:
-    """Say `about`, then answer until standard input closes.
+    """Send `about`, then answer requests until standard input closes.
 
         {"warm": name}                 -> {"first": seconds, "call": seconds, "peak_bytes": ...}
         {"time": name, "seconds": s}   -> {"seconds": per call}, the mean over about s seconds
 
     Args:
-        device_peak: bytes of a device's memory at most in use so far; None where it has none of
-            its own, and the process's memory counts.
+        device_peak: the peak of the device's memory in bytes; None if the device has no memory of
+            its own, so that the process's memory counts.
     """
-    # Libraries print where they like: the answers have the only way to the parent.
+    # Libraries may print to standard output: send that to standard error, answers to the parent.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
@@ -50,11 +50,11 @@ def serve(
 
     def timed(name: str, calls: int) -> float:
         started = time.perf_counter()
-        own = benchmarks[name].run(calls)
-        latest[name] = (time.perf_counter() - started if own is None else own) / calls
+        counted = benchmarks[name].run(calls)
+        latest[name] = (time.perf_counter() - started if counted is None else counted) / calls
         return latest[name]
 
-    amounts = {name: each.amount for name, each in benchmarks.items()}
+    amounts = {name: benchmark.amount for name, benchmark in benchmarks.items()}
     say({"amounts": amounts, "built_bytes": device_peak() or peak_bytes(), **about})
     for line in sys.stdin:
         request = json.loads(line)
@@ -70,9 +70,9 @@ def serve(
 
 
 def peak_bytes() -> int | None:
-    """The most memory that this process has held; None where the system does not say.
+    """The peak memory of this process in bytes; None if the system does not say.
 
-    Not `getrusage`, which begins with what the parent held.
+    `getrusage` would not do: it begins with the memory of the parent.
     """
     try:
         lines = open("/proc/self/status").read().splitlines()

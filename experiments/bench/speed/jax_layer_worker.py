@@ -10,21 +10,21 @@ import jax
 
 from cnn_jax.devices.process import keep_freed_memory
 from cnn_jax.step import prepare_images
-from experiments.bench.speed.networks import experiment
+from experiments.bench.speed.jax_networks import experiment
 from experiments.bench.speed.task import Task, noise
 from experiments.bench.speed.worker import Benchmark, serve
 
 
 def benchmarks(task: Task) -> dict[str, Benchmark]:
-    """Every layer by its name, in the network's order, on what reaches it of a batch of noise.
+    """A benchmark per layer, by name and in the network's order, on its input for a batch of noise.
 
-    Activations are not layers of their own here, and dropout, which has keys, is left out.
+    Activations are not layers of their own, and dropout, which needs keys, is left out.
     """
     own = experiment(task)
     modules: dict[str, nn.Module] = {}
 
     def initial(images: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
-        """The network's parameters, and what reaches each layer, which goes to `modules`."""
+        """Return the parameters and the input of each layer, and put the layers into `modules`."""
         inputs = {}
 
         def note(
@@ -50,15 +50,15 @@ def benchmarks(task: Task) -> dict[str, Benchmark]:
 
 
 def benchmark(layer: nn.Module, params: Any, x: jax.Array, *, first: bool) -> Benchmark:
-    """The layer's output, and its gradients for a given gradient of the output."""
+    """Compute the layer's output, and its gradients from a gradient of the output."""
     shape = jax.eval_shape(lambda: layer.apply({"params": params}, x))
     dy = jax.random.normal(jax.random.key(1), shape.shape, shape.dtype)
-    there_and_back = jax.jit(partial(forward_and_backward, layer, first))
+    both_ways = jax.jit(partial(forward_and_backward, layer, first))
 
     def run(calls: int) -> None:
         results = None
         for _ in range(calls):
-            results = there_and_back(params, x, dy)
+            results = both_ways(params, x, dy)
         jax.block_until_ready(results)
 
     return Benchmark(run, len(x))
@@ -67,7 +67,7 @@ def benchmark(layer: nn.Module, params: Any, x: jax.Array, *, first: bool) -> Be
 def forward_and_backward(
     layer: nn.Module, first: bool, params: Any, x: jax.Array, dy: jax.Array
 ) -> tuple[Any, ...]:
-    """The output, the gradients of the parameters and, unless the layer is the first, of x."""
+    """The output, the gradient of the parameters and, unless the layer is the first, that of x."""
     y, backward = jax.vjp(lambda params, x: layer.apply({"params": params}, x), params, x)
     dparams, dx = backward(dy)
     return (y, dparams) if first else (y, dparams, dx)

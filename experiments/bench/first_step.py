@@ -1,10 +1,10 @@
-"""Run a script up to the end of its first block of steps, then print how long it had compiled.
+"""Run a script to the end of its first block of steps, then print how long it spent compiling.
 
-    python -m experiments.bench.speed.first_step experiments.lenet5_digits --workdir runs/first
+    python -m experiments.bench.first_step experiments.lenet5_digits --workdir runs/first
 
-The last line printed is the seconds in which JAX traced, lowered and compiled, or read what had
-been compiled before. The process then ends at once, with exit code 0 and without a checkpoint. For
-`experiments.bench.feeding`, which times such processes as their user sees them.
+The last line is the number of seconds in which JAX traced, lowered and compiled, or read compiled
+programs. The process then ends at once, with exit code 0 and without a checkpoint.
+`experiments.bench.feeding` times such processes from outside, as their user would.
 """
 
 import os
@@ -18,11 +18,11 @@ import jax
 
 from cnn_jax import train
 
-COMPILING = "/jax/core/compile/"  # how the names of JAX's events for it begin
+COMPILING = "/jax/core/compile/"  # the names of JAX's compilation events begin with this
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:
-    """How much time lies in any of the spans (start, stop), which may overlap or nest."""
+    """The time covered by spans (start, stop), which may overlap or nest."""
     total, until = 0.0, float("-inf")
     for start, stop in sorted(spans):
         total += max(0.0, stop - max(start, until))
@@ -31,13 +31,14 @@ def covered(spans: Iterable[tuple[float, float]]) -> float:
 
 
 def main(module: str) -> None:
-    """Run the module as a program; JAX tells what it traced within a trace twice."""
+    """Run the module as a program. JAX reports a trace within a trace twice, so spans overlap."""
     spans: list[tuple[float, float]] = []
     make_advance = train.make_advance
 
     def note(event: str, duration_secs: float, **_: Any) -> None:
         if event.startswith(COMPILING):
-            spans.append((time.perf_counter() - duration_secs, time.perf_counter()))
+            now = time.perf_counter()
+            spans.append((now - duration_secs, now))
 
     def make_first(*arguments: Any) -> Any:
         advance = make_advance(*arguments)
@@ -55,5 +56,5 @@ def main(module: str) -> None:
 
 
 if __name__ == "__main__":
-    del sys.argv[0]  # the script finds its own name and arguments there
+    del sys.argv[0]  # the script then finds its own name and arguments in it
     main(sys.argv[0])

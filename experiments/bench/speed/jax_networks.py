@@ -1,4 +1,4 @@
-"""The networks that are timed, as experiments on noise: no data set is needed."""
+"""The timed networks as experiments on noise, which need no data set."""
 
 import dataclasses
 from typing import Any, Literal
@@ -15,21 +15,21 @@ from experiments.bench.speed.task import SIZES, DType, Name, Task, noise
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
-    """Which networks to time, and how: what the commands that have a peer are asked."""
+class Selection:
+    """Which networks to time, and how: the flags of the commands that have a peer."""
 
     model: tuple[Name, ...] = tuple(SIZES)
     peer: Literal["none", "torch"] = "none"  # torch must be installed
     rounds: int = 8
-    seconds: float = 0.5  # of a sample, of one call at least
-    batch_size: int = 0  # 0: 128, and of the AlexNets 32 on CPUs, 256 on GPUs
+    seconds: float = 0.5  # of a sample, which is at least one call
+    batch_size: int = 0  # 0: 128, or for the AlexNets 32 on CPUs and 256 on GPUs
     image_size: int = 0  # pixels; 0: the network's own, 28 or 224
     width: float = 1.0  # share of the maps and units of the AlexNets and the MLP
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # bfloat16 on GPUs, float32 on CPUs
 
     def tasks(self) -> list[Task]:
-        given = (self.batch_size, self.image_size, self.width, self.dtype)
-        return [default_task(name, *given) for name in self.model]
+        sizes = (self.batch_size, self.image_size, self.width, self.dtype)
+        return [default_task(name, *sizes) for name in self.model]
 
 
 def default_task(
@@ -39,14 +39,14 @@ def default_task(
     width: float = 1.0,
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
 ) -> Task:
-    """The task of a network on the devices that there are; 0 is the network's own number."""
+    """The task of a network on the devices at hand; 0 stands for the network's default."""
     on_cpu, size = jax.default_backend() == "cpu", SIZES[name]
     automatic: DType = "float32" if on_cpu else "bfloat16"
     return Task(
         network=name,
         batch_size=batch_size or (size.batch_size if on_cpu else size.gpu_batch_size),
         image_size=image_size or size.image_size,
-        # As the scripts have it: one step of AlexNet keeps a CPU busy for long enough.
+        # As in the scripts: one step of AlexNet keeps a CPU busy for long enough.
         dispatch=1 if on_cpu and name.startswith("alexnet") else 10,
         width=width,
         dtype=automatic if dtype == "auto" else dtype,
@@ -71,7 +71,7 @@ def experiment(task: Task) -> Experiment:
 
 
 def model(task: Task) -> Model:
-    """The network, as the script of its name has it, with the classes of `SIZES`."""
+    """The network as in its script, with the number of classes from `SIZES`."""
     dtype, classes = jnp.dtype(task.dtype), SIZES[task.network].classes
     if task.network == "mlp":
         return MLP((round(800 * task.width),) * 2, classes, dtype=dtype)
@@ -90,7 +90,7 @@ def model(task: Task) -> Model:
 
 
 def optimizer(task: Task) -> optax.GradientTransformation:
-    """The script's, its learning rate staying where it begins."""
+    """The optimizer of the script, with its first learning rate throughout."""
     rate = SIZES[task.network].learning_rate
     if task.network in ("mlp", "lenet5"):
         return optax.adam(rate)

@@ -22,7 +22,7 @@ from cnn_jax import runs
 from cnn_jax.check import preflight as costs
 from cnn_jax.data import content_sha256
 from cnn_jax.devices import parallel, process
-from cnn_jax.devices.signals import late_request
+from cnn_jax.devices.signals import StopAsked, stop_requests
 from cnn_jax.errors import Stopped, UserError
 from cnn_jax.experiment import Experiment
 from cnn_jax.seeds import Several, Variant, folder_name, stack, unstacked
@@ -73,7 +73,9 @@ def main(
             _print_cost(build(config, options.data_dir), options, folder, cost.preflight_json)
             return None
         if variants == [{}]:
-            return _train(script, config, build(config, options.data_dir), options)
+            experiment = build(config, options.data_dir)
+            with stop_requests() as stop_asked:
+                return _train(script, config, experiment, options, None, stop_asked)
         return _train_variants(script, config, build, options, several, variants)
 
 
@@ -145,7 +147,8 @@ def _train_variants(
     options = dataclasses.replace(options, workdir=folder)
     stacked = stack(build, config, variants, options.data_dir, options.feed)
     if stacked is not None:
-        result = _train(script, config, stacked, options, flags)
+        with stop_requests() as stop_asked:
+            result = _train(script, config, stacked, options, flags, stop_asked)
         folders, results = [folder], unstacked(result)
     else:
         folders = [folder / folder_name(variant) for variant in variants]
@@ -169,17 +172,20 @@ def _train_in_turn(
     """Train the variants one after the other, each in its folder.
 
     Raises:
-        Stopped: a signal came, even if it was too late for the training that it interrupted.
+        Stopped: a signal came, even if it was too late to stop the training that it came in.
     """
     results = []
-    for variant, folder in zip(variants, folders, strict=True):
-        varied = dataclasses.replace(config, **variant)
-        experiment = build(varied, options.data_dir)
-        with late_request() as signalled:
+    with stop_requests() as stop_asked:
+        for variant, folder in zip(variants, folders, strict=True):
+            varied = dataclasses.replace(config, **variant)
+            experiment = build(varied, options.data_dir)
             where = dataclasses.replace(options, workdir=folder)
-            results.append(_train(script, varied, experiment, where))
-        if signalled() and folder is not folders[-1]:
-            raise Stopped(f"stopped after {folder}: the same command continues with the next one")
+            results.append(_train(script, varied, experiment, where, None, stop_asked))
+            # Several processes would have to agree on the place, which they do inside trainings.
+            if folder is not folders[-1] and jax.process_count() == 1 and stop_asked(0):
+                raise Stopped(
+                    f"stopped after {folder}: the same command continues with the next one"
+                )
     return results
 
 
@@ -188,7 +194,8 @@ def _train(
     config: Any,
     experiment: Experiment,
     options: Options,
-    several: Mapping[str, Any] | None = None,
+    several: Mapping[str, Any] | None,
+    stop_asked: StopAsked,
 ) -> Any:
     """Train in the run folder, or resume there if it holds this experiment's run."""
     parallel.check_divides(experiment.batch_size, options.accumulate)
@@ -196,7 +203,7 @@ def _train(
     folder = options.workdir or runs.default_folder(script, config)
     identity = runs.identity(script, config, _describe_data(experiment), several)
     with _claimed(folder, script, identity, options):
-        return train(experiment, folder, options)
+        return train(experiment, folder, options, stop_asked)
 
 
 @contextlib.contextmanager

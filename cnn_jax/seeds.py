@@ -33,11 +33,11 @@ SMALL = 2_000_000  # parameters; a larger network keeps the devices busy by itse
 class Several:
     """The seeds and values with which an experiment is trained."""
 
+    # Train with this many seeds, from --seed on: side by side in one program if the network is
+    # small, else one after the other.
     seeds: int = 1
-    """Train with this many seeds, from --seed on: side by side in one program if the network is
-    small, else one after the other."""
+    # Train with each value of one field: learning_rate=0.1,0.03,0.01; each with every seed.
     sweep: str | None = None
-    """Train with each value of one field: learning_rate=0.1,0.03,0.01; each with every seed."""
 
     def variants(self, config: Any) -> list[Variant]:
         """The fields in which each training differs from `config`; [{}] for a single training.

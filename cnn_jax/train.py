@@ -17,7 +17,7 @@ from cnn_jax import runs
 from cnn_jax.devices import feed as feeds
 from cnn_jax.devices import parallel
 from cnn_jax.devices.dispatch import split_into_blocks
-from cnn_jax.devices.signals import stop_requests
+from cnn_jax.devices.signals import StopAsked
 from cnn_jax.errors import Stopped, UserError
 from cnn_jax.evaluate.exact import make_evaluator
 from cnn_jax.experiment import Experiment, epochs_to_steps
@@ -32,47 +32,47 @@ Evaluate = Callable[[TrainState], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Options:
-    """How a run is carried out. None of these changes the result beyond float32 rounding, except
-    `accumulate` with batch normalisation; the same options give the same bits."""
+    """How a run is carried out. The numbers change by no more than float32 rounding."""
 
+    # Run folder; the same command resumes what is there. Default: runs/EXPERIMENT-HASH.
     workdir: Path | None = None
-    """Run folder; the same command resumes what is there. Default: runs/EXPERIMENT-HASH."""
+    # Where prepared datasets lie. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
     data_dir: Path | None = None
-    """Where prepared datasets lie. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    # Hold the dataset on the device, or stream it from disk.
     feed: feeds.Kind = "auto"
-    """Hold the dataset on the device, or stream it from disk."""
+    # Threads that decode streamed images; 0: one per core.
     readers: int = 0
-    """Threads that decode streamed images; 0: one per core."""
+    # Steps that one call of the compiled function makes; the numbers of steps below are rounded up
+    # to multiples of it.
     steps_per_dispatch: int = 10
-    """Steps that one call of the compiled function makes; the numbers of steps below are rounded
-    up to multiples of it."""
+    # Split each batch into this many pieces, one after the other, to save memory. With batch
+    # normalisation this changes the result.
     accumulate: int = 1
-    """Split each batch into this many pieces, one after the other, to save memory."""
+    # Steps between lines of training metrics.
     log_every: int = 100
-    """Steps between lines of training metrics."""
+    # Steps between evaluations; 0: once per epoch.
     eval_every: int = 0
-    """Steps between evaluations; 0: once per epoch."""
+    # Steps between checkpoints; 0: once per epoch.
     checkpoint_every: int = 0
-    """Steps between checkpoints; 0: once per epoch."""
+    # How many of the last checkpoints to keep; the best one at an evaluation is kept as well.
     keep: int = 3
-    """How many of the last checkpoints to keep; the best one at an evaluation is kept as well."""
+    # Examples per evaluation batch.
     eval_batch_size: int = 250
-    """Examples per evaluation batch."""
+    # Stop with a checkpoint once this step is reached; the same command without it goes on.
     stop_at: int | None = None
-    """Stop with a checkpoint once this step is reached; the same command without it goes on."""
+    # Go on with a run although its config was another, where that does not decide which examples a
+    # step sees (epochs, learning rate); both configs stay in config.json.
     override_config: bool = False
-    """Go on with a run although its config was another, where that does not decide which examples a
-    step sees (epochs, learning rate); both configs stay in config.json."""
+    # On GPUs, use only kernels that give the same bits every time, at some cost in speed.
     deterministic: bool = False
-    """On GPUs, use only kernels that give the same bits every time, at some cost in speed."""
+    # Join the cluster's other processes (SLURM, Open MPI, Kubernetes are detected).
     distributed: bool = False
-    """Join the cluster's other processes (SLURM, Open MPI, Kubernetes are detected)."""
+    # host:port of process 0, where no cluster is detected.
     coordinator: str | None = None
-    """host:port of process 0, where no cluster is detected."""
+    # Processes in all, with --coordinator.
     num_processes: int | None = None
-    """Processes in all, with --coordinator."""
+    # This process's number from 0, with --coordinator.
     process_id: int | None = None
-    """This process's number from 0, with --coordinator."""
 
     def check(self) -> None:
         """Raise UserError for a number out of range."""
@@ -83,17 +83,17 @@ class Options:
                 raise UserError(f"{flag} must be at least {least}, got {value}")
 
 
-def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, Any]:
+def train(
+    experiment: Experiment,
+    folder: Path,
+    options: Options,
+    stop_asked: StopAsked = lambda dispatch: False,
+) -> dict[str, Any]:
     """Train to the experiment's last step, from the newest checkpoint in `folder` if there is one.
 
-    Returns:
-        the exact evaluation of the parameters reached; that of the last step is also written to
-        `result.json`.
-
-    Raises:
-        UserError: the batch does not divide by the devices, the loss is no longer finite, or the
-            folder cannot be written.
-        Stopped: SIGTERM or SIGINT asked for it, and a checkpoint was saved.
+    Returns the exact evaluation of the final parameters, which is also written to `result.json`.
+    Raises UserError if the batch does not divide by the devices or the loss is no longer finite,
+    and Stopped, once a checkpoint is saved, if `stop_asked` is true after a dispatch.
     """
     started = time.perf_counter()
     parallel.check_divides(experiment.batch_size, options.accumulate)
@@ -101,7 +101,7 @@ def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, A
     train_feed, eval_feed = _open_feeds(experiment, options)
     advance = make_advance(experiment, options.accumulate)
     evaluate = _make_evaluate(experiment, eval_feed, options.eval_batch_size)
-    with _open_checkpoints(experiment, folder, options) as checkpoints, stop_requests() as asked:
+    with _open_checkpoints(experiment, folder, options) as checkpoints:
         first_step, state = _restore_or_init(experiment, folder, checkpoints)
         if first_step == 0:
             state = _before_epoch(experiment, state, evaluate)
@@ -117,7 +117,7 @@ def train(experiment: Experiment, folder: Path, options: Options) -> dict[str, A
                 if done is not None:
                     done.block_until_ready()  # one dispatch ahead of the devices, never more
                 state, done = dispatched
-                due = cadence.due(step, stop_asked=asked(index))
+                due = cadence.due(step, stop_asked(index))
                 if due.log:
                     state = _log(experiment, step, state, record)
                 metrics = {}

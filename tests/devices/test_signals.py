@@ -10,7 +10,7 @@ import programs
 import pytest
 from test_parallel import free_port
 
-from cnn_jax.devices.signals import late_request, stop_requests
+from cnn_jax.devices.signals import stop_requests
 from cnn_jax.runs.journal import read_lines
 
 LONG = ("--steps", 100_000, "--checkpoint-every", 99_999, "--eval-every", 99_999)
@@ -68,16 +68,6 @@ def test_only_a_second_interrupt_is_one() -> None:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
     assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_a_signal_that_came_too_late_for_one_training_is_heard_before_the_next() -> None:
-    with late_request() as came:
-        with stop_requests():
-            assert not came()
-            os.kill(os.getpid(), signal.SIGTERM)
-        assert came()
-    with late_request() as came, stop_requests():
-        assert not came()
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -129,9 +129,7 @@ def _describe_conv(module: Any, x: np.ndarray) -> Layer:
 
 def _describe_table_conv(module: Any, x: np.ndarray) -> Layer:
     if module.bias == "unit" or (module.padding and module.pad_value):
-        raise UserError(
-            f"{module.name} has a bias for each unit, or pads with other values than zero"
-        )
+        raise UserError(f"{module.name} has a bias for each unit, or pads with more than zeros")
     params = _params(module)
     size, maps = module.kernel_size, len(module.table)
     kernel = params["kernel"] @ module._expansion(x.shape[-1])

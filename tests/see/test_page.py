@@ -133,7 +133,7 @@ def test_the_page_needs_nothing_else(networks: dict[str, Trained]) -> None:
     assert not re.findall(r"https?://|\bimport\s*\(|\bfetch\s*\(|@import|url\(", html)
     assert re.findall(r'(?:src|href)="([^"]*)"', html) == ["data:,"]
     declared = (Path(__file__).parents[2] / "pyproject.toml").read_text()
-    assert 'cnn_jax = ["page_template/*"]' in declared
+    assert '"cnn_jax.see" = ["page_template/*"]' in declared
 
 
 def refused(message: str, **networks: Trained) -> None:
@@ -153,7 +153,7 @@ def test_what_does_not_go_on_a_page_is_refused() -> None:
     half = trained("half", model=LeNet5(dtype=jax.numpy.bfloat16))
     refused("half cannot be put on a page", half=half)
     turned = trained("turned", model=MLP(()), eval_transforms=(lambda key, x: x.swapaxes(0, 1),))
-    refused("more than resizing, padding or cropping", turned=turned)
+    refused("do more than resizing, padding or cropping", turned=turned)
     refused("grey images of up to 64x64", colour=trained("c", dataset=grey_of(8, channels=3)))
     refused("grey images of up to 64x64", big=trained("b", dataset=grey_of(65)))
     blurred = trained("blurred", model=Small(blur=True), eval_transforms=())

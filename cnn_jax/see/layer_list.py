@@ -28,6 +28,7 @@ from cnn_jax.errors import UserError
 from cnn_jax.models.layer_calls import LayerCall, record_layer_calls
 from cnn_jax.models.layers import AvgPool, Conv, Dense, MaxPool, _pads, _pair
 from cnn_jax.models.lecun_layers import EuclideanRBF, Subsample, TableConv
+from cnn_jax.ops.operators import plain_forms
 
 Layer = dict[str, Any]
 
@@ -56,7 +57,11 @@ def layer_list(model: Any, variables: Mapping[str, Any], images: Any) -> list[La
     if not isinstance(model, nn.Module):
         raise UserError("the network is no Flax module, so that its layers cannot be listed")
     # "highest", or a GPU multiplies in TF32, and the list is off by more than float32 rounds.
-    with record_layer_calls() as calls, jax.default_matmul_precision("highest"):
+    with (
+        record_layer_calls() as calls,
+        jax.default_matmul_precision("highest"),
+        plain_forms(),  # every operator is compiled by itself here, and these are fewer
+    ):
         output = model.apply(variables, images, train=False, keys=None, mutable=False)
     logits, images = np.asarray(output), np.asarray(images)
 

@@ -25,6 +25,7 @@ from cnn_jax.models.alexnet2012 import AlexNet2012
 from cnn_jax.models.alexnet2014 import AlexNet2014
 from cnn_jax.models.alexnet2019 import AlexNet2019
 from cnn_jax.models.ciresan2010 import Ciresan2010
+from cnn_jax.models.layer_calls import record_layer_calls
 from cnn_jax.models.lenet5 import LeNet5
 from cnn_jax.models.lenet5_1998 import LeNet5_1998
 from cnn_jax.models.lenet1989 import LeNet1989
@@ -62,23 +63,17 @@ def count_connections(model: nn.Module, image_shape: tuple[int, int, int]) -> di
     none, unless they have a method `connections(inputs_shape, outputs_shape)`. The network is only
     traced, not computed.
     """
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    with record_layer_calls() as calls:
+        jax.eval_shape(model.init, jax.random.key(0), images)
     connections: dict[str, int] = {}
-
-    def count(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
-        y, layer = call(*arguments, **keywords), context.module
-        if context.method_name != "__call__":
-            return y
+    for name, layer, x, y, _ in calls:
         if hasattr(layer, "connections"):
-            connections["/".join(layer.path)] = layer.connections(arguments[0].shape, y.shape)
+            connections[name] = layer.connections(x.shape, y.shape)
         elif isinstance(layer, (layers.Conv, nn.Dense)):
             kernel = layer.variables["params"]["kernel"]
             inputs = math.prod(kernel.shape[:-1]) + layer.use_bias
-            connections["/".join(layer.path)] = math.prod(y.shape[1:]) * inputs
-        return y
-
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    with nn.intercept_methods(count):
-        jax.eval_shape(model.init, jax.random.key(0), images)
+            connections[name] = math.prod(y.shape[1:]) * inputs
     return connections
 
 

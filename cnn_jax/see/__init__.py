@@ -1,1 +1,1 @@
-"""What a convolution, and a trained network, makes of one image: numbers, which `figures` draws."""
+"""Compute what a network sees: one image, one unit, one page. `figures` draws the numbers."""

@@ -1,9 +1,9 @@
-"""A kernel that slides over an image, by the layer that the networks are made of.
+"""Slide a kernel over an image, with the same layer that the networks are made of.
 
-At each place the patch under the kernel and the kernel are multiplied number by number, and the
-products are added up. The sums, arranged like the places, are the feature map: large where the
-patch looks like the kernel, negative where it looks like its opposite. (Strictly this is
-cross-correlation: a convolution would turn the kernel by half a turn first.)
+At each place the kernel and the patch under it are multiplied number by number, and the products
+are added up. The sums, arranged like the places, are the feature map: large where the patch looks
+like the kernel, negative where it looks like its opposite. (Strictly this is cross-correlation: a
+convolution would rotate the kernel by 180 degrees first.)
 """
 
 import json
@@ -16,10 +16,10 @@ import numpy as np
 from cnn_jax.errors import UserError
 from cnn_jax.models.layers import Conv
 
-_TOP = np.array([[-1, -1, -1], [1, 1, 1], [0, 0, 0]], np.float32)  # dark just above bright
-_CORNER = np.array([[-1, -1, -1], [-1, 2, 1], [-1, 1, 1]], np.float32)  # of something bright
+_TOP = np.array([[-1, -1, -1], [1, 1, 1], [0, 0, 0]], np.float32)  # dark above bright
+_CORNER = np.array([[-1, -1, -1], [-1, 2, 1], [-1, 1, 1]], np.float32)  # of a bright object
 
-# All but the blur add up to zero, so that what is evenly bright gives nothing.
+# The weights of all but the blur add up to zero, so that an even patch gives zero.
 KERNELS = {
     "top-edge": _TOP,
     "bottom-edge": _TOP[::-1],
@@ -35,7 +35,7 @@ KERNELS = {
 
 @dataclass(frozen=True)
 class Convolution:
-    """An image, a kernel, and what the one makes of the other. Places are top left corners."""
+    """An image, a kernel and their feature map. A place is the top left corner of a patch."""
 
     image: np.ndarray  # float32 [H, W, C], 0 .. 1
     kernel: np.ndarray  # float32 [h, w, C]
@@ -48,7 +48,7 @@ class Convolution:
         return int(row), int(column)
 
     def patch(self, row: int, column: int) -> np.ndarray:
-        """What lies under the kernel at a place, [h, w, C].
+        """The patch of the image under the kernel at a place, [h, w, C].
 
         Raises:
             UserError: the kernel would reach beyond the image.
@@ -56,22 +56,22 @@ class Convolution:
         rows, columns = self.feature_map.shape
         if not (0 <= row < rows and 0 <= column < columns):
             raise UserError(
-                f"the kernel has places in rows 0 to {rows - 1} and columns 0 to {columns - 1}, "
-                f"none at --at {row} {column}"
+                f"--at {row} {column} is outside the feature map, which has rows 0 to {rows - 1} "
+                f"and columns 0 to {columns - 1}"
             )
         height, width = self.kernel.shape[:2]
         return self.image[row : row + height, column : column + width]
 
 
 def convolve(image: np.ndarray, kernel: np.ndarray) -> Convolution:
-    """Slide a kernel over an image by steps of one pixel, without padding.
+    """Slide a kernel over an image in steps of one pixel, without padding.
 
     Args:
         image: uint8 [H, W, C]; 0 .. 255 becomes 0 .. 1.
-        kernel: [h, w, C], a grid per channel of the image, or [h, w], the same for all of them.
+        kernel: [h, w, C], one grid per channel of the image, or [h, w], the same for all channels.
 
     Raises:
-        UserError: the kernel is larger than the image, or made for another number of channels.
+        UserError: the kernel is larger than the image, or has another number of channels.
     """
     height, width, channels = image.shape
     if kernel.ndim == 2:
@@ -79,7 +79,7 @@ def convolve(image: np.ndarray, kernel: np.ndarray) -> Convolution:
     if kernel.shape[2] != channels:
         raise UserError(
             f"the kernel has {kernel.shape[2]} channels and the image {channels}: "
-            "give one grid for each, or a single one"
+            "give one grid for each channel, or a single grid for all"
         )
     if kernel.shape[0] > height or kernel.shape[1] > width:
         raise UserError(
@@ -88,19 +88,19 @@ def convolve(image: np.ndarray, kernel: np.ndarray) -> Convolution:
         )
     scaled, kernel = image.astype(np.float32) / 255, kernel.astype(np.float32)
     layer = Conv(features=1, kernel_size=kernel.shape[:2], use_bias=False)
-    with jax.default_matmul_precision("highest"):  # as the products that are spelled out
+    with jax.default_matmul_precision("highest"):  # agrees with the products that are printed
         maps = layer.apply({"params": {"kernel": kernel[..., None]}}, scaled[None])
     return Convolution(scaled, kernel, np.asarray(maps)[0, :, :, 0])
 
 
 def kernel_of(text: str) -> np.ndarray:
-    """A kernel [h, w] or [h, w, C] as a user names it.
+    """Read a kernel [h, w] or [h, w, C] from a name, a file or numbers.
 
     Args:
         text: a name in KERNELS, a file `.npy`, or nested lists such as "[[-1, 1]]".
 
     Raises:
-        UserError: it is none of these, or not a grid of finite numbers.
+        UserError: the text is none of these, or not a grid of finite numbers.
     """
     if text in KERNELS:
         return KERNELS[text]
@@ -111,7 +111,7 @@ def kernel_of(text: str) -> np.ndarray:
             kernel = np.array(json.loads(text))
     except (OSError, ValueError, EOFError) as error:
         raise UserError(
-            f"--kernel {text} is not a kernel: give {', '.join(KERNELS)}, a file .npy, "
+            f"--kernel {text} is not a kernel: give {', '.join(KERNELS)}, a .npy file, "
             'or rows of numbers such as "[[-1, -1], [1, 1]]"'
         ) from error
     if kernel.ndim not in (2, 3) or kernel.size == 0 or kernel.dtype.kind not in "iuf":

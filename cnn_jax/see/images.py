@@ -1,4 +1,4 @@
-"""One image, from a file or from a dataset."""
+"""Read one image from a file or from a dataset."""
 
 from pathlib import Path
 
@@ -10,32 +10,34 @@ from cnn_jax.errors import UserError
 
 
 def open_image(where: str, data_dir: Path | None = None) -> np.ndarray:
-    """The image that `where` names, uint8 [H, W, C].
+    """Read an image file or an example of a dataset, uint8 [H, W, C].
 
     Args:
         where: an image file, or DATASET:SPLIT:INDEX such as "digits:test:3". A file whose three
             colours are equal everywhere is grey, C = 1; all others have C = 3.
-        data_dir: where prepared datasets lie; None is TFDS's folder.
+        data_dir: the folder of prepared datasets; None is TFDS's folder.
 
     Raises:
-        UserError: there is no such file, dataset, split or example, or the file is no image.
+        UserError: there is no such file, dataset, split or example, or the file is not an image.
     """
     path, parts = Path(where), where.split(":")
     if not path.exists() and len(parts) >= 3:
         # A slice of a split, "test[:20]", has a colon of its own.
         name, split, index = parts[0], ":".join(parts[1:-1]), parts[-1]
         if not index.isdecimal():
-            raise UserError(f"{where}: the index of an example is a whole number, got {index!r}")
+            raise UserError(f"{where}: the index must be a whole number, got {index!r}")
         return example(load_dataset(name, data_dir), split, int(index))[0]
     pixels = open_file(path, channels=3)
     return pixels[..., :1] if np.all(pixels == pixels[..., :1]) else pixels
 
 
 def open_file(path: Path, channels: int, size: int | None = None) -> np.ndarray:
-    """An image file as uint8 [H, W, channels], resized and cropped to a square of `size` if given.
+    """Read an image file as uint8 [H, W, channels], and crop it to a square of `size` if given.
+
+    The image is resized first, so that its shorter side is `size`.
 
     Raises:
-        UserError: there is no such file, or it is no image.
+        UserError: there is no such file, or it is not an image.
     """
     if not path.is_file():
         raise UserError(f"{path} is neither an image file nor DATASET:SPLIT:INDEX")
@@ -46,7 +48,7 @@ def open_file(path: Path, channels: int, size: int | None = None) -> np.ndarray:
 
 
 def example(dataset: Dataset, split: str, index: int) -> tuple[np.ndarray, int]:
-    """An example of a split: its image, uint8 [H, W, C], and its label.
+    """Read an example of a split: its image, uint8 [H, W, C], and its label.
 
     Raises:
         UserError: there is no such split or example.

@@ -1,7 +1,8 @@
-"""A trained network as a plain list of layers, for programs that know neither JAX nor Flax.
+"""Write a trained network down as a list of layers, for programs without JAX and Flax.
 
-`layer_list` runs a network once and writes down what it does; `run_list` does the same in NumPy,
-and stands for every other reader of the list: what it cannot reproduce is not handed out.
+`layer_list` runs a network once and lists what it computes. `run_list` computes the same in NumPy,
+and stands for every other reader of the list: if it does not reproduce the logits, the network is
+refused.
 
 A layer is a dictionary; arrays are float32, maps [H, W, C]:
 
@@ -16,7 +17,7 @@ A layer is a dictionary; arrays are float32, maps [H, W, C]:
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -24,8 +25,10 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from cnn_jax.errors import UserError
+from cnn_jax.models.layer_calls import LayerCall, record_layer_calls
 from cnn_jax.models.layers import AvgPool, Conv, Dense, MaxPool, _pads, _pair
 from cnn_jax.models.lecun_layers import EuclideanRBF, Subsample, TableConv
+from cnn_jax.ops.operators import plain_forms
 
 Layer = dict[str, Any]
 
@@ -38,91 +41,77 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 TOLERANCE = 1e-4  # of the logits, times the largest of them where that is more than 1
 
 
-class _Call(NamedTuple):
-    layer: list[Layer]
-    name: str
-    inputs: np.ndarray
-    outputs: np.ndarray
-
-
 def layer_list(model: Any, variables: Mapping[str, Any], images: Any) -> list[Layer]:
-    """The layers through which a network makes logits of images, in order.
+    """List the layers through which a network computes its logits, in order.
 
     Args:
         model: a Flax Linen module, called as `experiment.Model` is, in evaluation.
         variables: its parameters and state.
-        images: float32 [n, H, W, C], standardised: different ones, on which activations are told
-            apart and the list is checked.
+        images: float32 [n, H, W, C], standardised, on which activations are told apart and the
+            list is checked; they must differ from each other.
 
     Raises:
-        UserError: the network is no Linen module, holds a layer or computes something between
-            layers that the list has no word for, or the list does not reproduce its logits.
+        UserError: the network is no Linen module, has a layer or computes something between
+            layers for which the list has no word, or the list does not reproduce its logits.
     """
     if not isinstance(model, nn.Module):
         raise UserError("the network is no Flax module, so that its layers cannot be listed")
-    calls, logits = _record(model, variables, images)
+    # "highest", or a GPU multiplies in TF32, and the list is off by more than float32 rounds.
+    with (
+        record_layer_calls() as calls,
+        jax.default_matmul_precision("highest"),
+        plain_forms(),  # every operator is compiled by itself here, and these are fewer
+    ):
+        output = model.apply(variables, images, train=False, keys=None, mutable=False)
+    logits, images = np.asarray(output), np.asarray(images)
+
     layers: list[Layer] = []
-    value, name = np.asarray(images), "the image"
-    for call in calls:
-        layers += _between(value, call.inputs, name, call.name) + call.layer
-        value, name = call.outputs, call.name
+    value, name = images, "the image"
+    for call in filter(_computes, calls):
+        inputs = np.asarray(call.input)
+        layers += _between(value, inputs, name, call.name)
+        layers.append(_description(call.layer, inputs))
+        value, name = np.asarray(call.output), call.name
     layers += _between(value, logits, name, "the logits")
 
-    off = np.abs(run_list(layers, np.asarray(images)) - logits).max()
-    if not off <= TOLERANCE * max(1, np.abs(logits).max()):
+    error = np.abs(run_list(layers, images) - logits).max()
+    if not error <= TOLERANCE * max(1, np.abs(logits).max()):
         raise UserError(
-            f"this network's layers, listed, give logits that are off by {off:.2g}: it computes "
-            "something that the list does not know, or in less than float32"
+            f"the listed layers give logits that are off by {error:.2g}: this network computes "
+            "something that the list cannot express, or computes in less than float32"
         )
     return layers
 
 
 def run_list(layers: Sequence[Layer], images: np.ndarray) -> np.ndarray:
-    """Logits [n, classes] of images [n, H, W, C] by NumPy alone."""
+    """The logits [n, classes] of images [n, H, W, C], by NumPy alone."""
     x = images
     for layer in layers:
         x = _RUN[layer["type"]](layer, x)
     return x
 
 
-def _record(
-    model: nn.Module, variables: Mapping[str, Any], images: Any
-) -> tuple[list[_Call], np.ndarray]:
-    """The calls of all modules that compute something by themselves, and the logits."""
-    calls: list[_Call] = []
-
-    def write_down(call_next: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext):
-        module = context.module
-        if context.method_name != "__call__" or module is model:
-            return call_next(*args, **kwargs)
-        before = len(calls)
-        y = call_next(*args, **kwargs)
-        if len(calls) > before and type(module) not in _DESCRIBE:
-            return y  # made of modules that are written down already
-        x, y_array = np.asarray(args[0]), np.asarray(y)
-        if x.shape == y_array.shape and np.array_equal(x, y_array):
-            return y  # dropout, in evaluation
-        if type(module) not in _DESCRIBE:
-            name = f"{module.name} ({type(module).__name__})"
-            raise UserError(f"this network has a layer that cannot be listed: {name}")
-        del calls[before:]
-        calls.append(_Call([_DESCRIBE[type(module)](module, x)], str(module.name), x, y_array))
-        return y
-
-    # Else a GPU multiplies in TF32, and the list would be off by more than float32's rounding.
-    with nn.intercept_methods(write_down), jax.default_matmul_precision("highest"):
-        logits = model.apply(variables, images, train=False, keys=None, mutable=False)
-    return calls, np.asarray(logits)
+def _computes(call: LayerCall) -> bool:
+    """Whether a layer computes something itself: not dropout, nor a layer made of other layers."""
+    return call.is_leaf and not np.array_equal(np.asarray(call.input), np.asarray(call.output))
 
 
-def _between(value: np.ndarray, wanted: np.ndarray, name: str, next_name: str) -> list[Layer]:
-    """The activation, or none, and the flattening, or none, that take one value to the next."""
-    if value.size == wanted.size and len(value) == len(wanted):
-        flat: list[Layer] = [{"type": "flatten"}] if wanted.ndim < value.ndim else []
+def _description(module: nn.Module, inputs: np.ndarray) -> Layer:
+    describe = _DESCRIBE.get(type(module))
+    if describe is None:
+        name = f"{module.name} ({type(module).__name__})"
+        raise UserError(f"this network has a layer that cannot be listed: {name}")
+    return describe(module, inputs)
+
+
+def _between(x: np.ndarray, y: np.ndarray, name: str, next_name: str) -> list[Layer]:
+    """The activation and the flattening, both or one or none, that take x to y."""
+    if x.size == y.size and len(x) == len(y):
+        flatten: list[Layer] = [{"type": "flatten"}] if y.ndim < x.ndim else []
         for function, f in {"": lambda x: x, **ACTIVATIONS}.items():
-            if np.allclose(f(value).reshape(wanted.shape), wanted, rtol=1e-4, atol=1e-5):
-                named = {"type": "activation", "function": function}
-                return [named, *flat] if function else flat
+            if np.allclose(f(x).reshape(y.shape), y, rtol=1e-4, atol=1e-5):
+                activation = {"type": "activation", "function": function}
+                return [activation, *flatten] if function else flatten
     known = ", ".join(ACTIVATIONS)
     raise UserError(
         f"between {name} and {next_name} this network computes something that cannot be listed; "
@@ -132,7 +121,7 @@ def _between(value: np.ndarray, wanted: np.ndarray, name: str, next_name: str) -
 
 def _describe_conv(module: Any, x: np.ndarray) -> Layer:
     if module.groups != 1:
-        raise UserError(f"{module.name} convolves in {module.groups} groups: that cannot be listed")
+        raise UserError(f"{module.name} has {module.groups} groups: that cannot be listed")
     size, strides = _pair(module.kernel_size), _pair(module.strides)
     return {
         "type": "conv",
@@ -145,15 +134,15 @@ def _describe_conv(module: Any, x: np.ndarray) -> Layer:
 
 def _describe_table_conv(module: Any, x: np.ndarray) -> Layer:
     if module.bias == "unit" or (module.padding and module.pad_value):
-        raise UserError(f"{module.name} has a bias for each unit, or pads by other than zeros")
-    own = {name: np.asarray(a, np.float32) for name, a in module.variables["params"].items()}
+        raise UserError(f"{module.name} has a bias for each unit, or pads with more than zeros")
+    params = _params(module)
     size, maps = module.kernel_size, len(module.table)
-    kernel = own["kernel"] @ module._expansion(x.shape[-1])
+    kernel = params["kernel"] @ module._expansion(x.shape[-1])
     return {
         "type": "conv",
         "name": module.name,
         "kernel": kernel.reshape(size, size, x.shape[-1], maps),
-        "bias": own.get("bias", np.zeros(maps, np.float32)),
+        "bias": params.get("bias", np.zeros(maps, np.float32)),
         "stride": [module.strides] * 2,
         "padding": [[module.padding] * 2] * 2,
     }
@@ -167,21 +156,17 @@ def _describe_dense(module: Any, x: np.ndarray) -> Layer:
 def _describe_pool(how: str) -> Callable[[Any, np.ndarray], Layer]:
     def describe(module: Any, x: np.ndarray) -> Layer:
         del x
-        own = {"how": how, "window": module.window, "stride": module.stride}
-        return {"type": "pool", "name": module.name, **own}
+        patches = {"window": module.window, "stride": module.stride}
+        return {"type": "pool", "name": module.name, "how": how, **patches}
 
     return describe
 
 
 def _describe_subsample(module: Any, x: np.ndarray) -> Layer:
     del x
-    own = module.variables["params"]
-    return {
-        "type": "subsample",
-        "name": module.name,
-        "coefficient": np.asarray(own["coefficient"], np.float32),
-        "bias": np.asarray(own["bias"], np.float32),
-    }
+    params = _params(module)
+    scale = {"coefficient": params["coefficient"], "bias": params["bias"]}
+    return {"type": "subsample", "name": module.name, **scale}
 
 
 def _describe_distance(module: Any, x: np.ndarray) -> Layer:
@@ -191,8 +176,12 @@ def _describe_distance(module: Any, x: np.ndarray) -> Layer:
 
 
 def _weights(module: Any, features: int) -> Layer:
-    own = {name: np.asarray(a, np.float32) for name, a in module.variables["params"].items()}
-    return {"kernel": own["kernel"], "bias": own.get("bias", np.zeros(features, np.float32))}
+    params = _params(module)
+    return {"kernel": params["kernel"], "bias": params.get("bias", np.zeros(features, np.float32))}
+
+
+def _params(module: Any) -> dict[str, np.ndarray]:
+    return {name: np.asarray(a, np.float32) for name, a in module.variables["params"].items()}
 
 
 _DESCRIBE: dict[type, Callable[[Any, np.ndarray], Layer]] = {

@@ -1,24 +1,90 @@
-"""What a network's layers hold and give, by the papers' names of the layers."""
+"""The output, shape and kernels of every layer of a network, by the papers' names of the layers.
 
-from collections.abc import Callable
-from typing import Any
+`layer_outputs`, `layer_output`, `layer_shapes` and `layer_kernels` take any Flax Linen module;
+`look` and `kernels` take the network of a run.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax import Array
 
 from cnn_jax.errors import UserError
+from cnn_jax.evaluate.predict import log_softmax
+from cnn_jax.models.layer_calls import record_layer_calls
 from cnn_jax.models.layers import Conv
-from cnn_jax.models.lecun_layers import TableConv
+from cnn_jax.models.lecun_layers import Table, TableConv
+from cnn_jax.step import prepare_images
+from cnn_jax.trained import Trained
+
+T = TypeVar("T")
+
+
+class Response(NamedTuple):
+    """What a network computes for one image."""
+
+    logits: np.ndarray  # float32 [classes]
+    layers: dict[str, np.ndarray]  # maps [H, W, D] or units [n], in order
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """The softmax of the logits, float64 [classes]."""
+        return np.exp(log_softmax(self.logits))
+
+
+def look(trained: Trained, image: np.ndarray) -> Response:
+    """Show a network an image, uint8 [H, W, C] as its dataset stores them, as in evaluation.
+
+    Raises:
+        UserError: the network is not a Flax module.
+    """
+    images = prepared(trained, image)
+    logits, layers = layer_outputs(trained.experiment.model, trained.variables, images)
+    return Response(np.asarray(logits)[0], {name: np.asarray(y)[0] for name, y in layers.items()})
+
+
+def kernels(trained: Trained) -> dict[str, np.ndarray]:
+    """The kernels of a trained network: `layer_kernels`, for images of its dataset.
+
+    Raises:
+        UserError: the network is not a Flax module, or has no kernels.
+    """
+    blank = np.zeros(trained.experiment.dataset.image_shape, np.uint8)
+    images = prepared(trained, blank)
+    return layer_kernels(trained.experiment.model, trained.variables, images)
+
+
+def prepared(trained: Trained, image: np.ndarray) -> Array:
+    """An image, uint8 [H, W, C], as the network sees it in evaluation: float32 [1, H', W', C]."""
+    experiment = trained.experiment
+    images = jnp.asarray(image)[None]
+    return prepare_images(experiment, experiment.eval_transforms, images, keys=None)
+
+
+def chosen(layers: Mapping[str, T], names: Sequence[str]) -> dict[str, T]:
+    """The layers with these names, in the network's order; all layers if there are no names.
+
+    Raises:
+        UserError: no layer has one of the names.
+    """
+    unknown = [name for name in names if name not in layers]
+    if unknown:
+        raise UserError(f"there is no layer {unknown[0]!r} here; there are {', '.join(layers)}")
+    return {name: layer for name, layer in layers.items() if name in names or not names}
 
 
 def layer_outputs(model: Any, variables: Any, images: Array) -> tuple[Array, dict[str, Array]]:
-    """What every layer makes of images, in the order in which they compute; and the logits.
+    """Run a network, and return its logits and the output of every layer.
 
-    Flax's `capture_intermediates`, so that layers give what they return: convolutions come before
-    their activation. A layer that is called several times has its last output. Nested layers are
-    named "outer/inner".
+    The layers come in the order in which they compute. Outputs are what the layers return:
+    convolutions come before their activation. A layer that is called several times has its last
+    output. Nested layers are named "outer/inner". Layers inside `nn.scan` or `nn.vmap`, which keep
+    their outputs to themselves, are left out.
 
     Args:
         model: a Flax Linen module, called as in evaluation.
@@ -28,121 +94,94 @@ def layer_outputs(model: Any, variables: Any, images: Array) -> tuple[Array, dic
         logits [B, classes], and {name: [B, H', W', D] or [B, n]}.
 
     Raises:
-        UserError: the model is no Flax module, whose layers have names.
+        UserError: the model is not a Flax module, so that its layers have no names.
     """
-    _check_flax(model)
     names: list[str] = []
 
-    def noted(name: str) -> bool:
-        names.append(name)
-        return True
-
     @jax.jit
-    def compute(variables: Any, images: Array) -> tuple[Array, dict[str, Any]]:
-        names.clear()
-        return _captured(model, variables, images, noted)
+    def compute(variables: Any, images: Array) -> tuple[Array, list[Array]]:
+        logits, outputs = _run(model, variables, images)
+        names[:] = outputs  # beside the arrays, since JAX would sort the keys of a dictionary
+        return logits, list(outputs.values())
 
-    logits, tree = compute(variables, images)
-    found = {name: tree[name] for name in names}
-    return logits, {name: x for name, x in found.items() if isinstance(x, jax.Array)}
+    logits, outputs = compute(variables, images)
+    return logits, dict(zip(names, outputs, strict=True))
 
 
 def layer_output(model: Any, variables: Any, images: Array, layer: str) -> Array:
-    """What one layer makes of images [B, ...]; to be compiled, which leaves out all that follows.
+    """The output of one layer, [B, ...]; compile it, which leaves out all that follows the layer.
 
-    Arguments and errors: `layer_outputs`'s; there must be such a layer.
+    Arguments and errors are those of `layer_outputs`; there must be such a layer.
     """
-    _check_flax(model)
-    return _captured(model, variables, images, lambda name: name == layer)[1][layer]
+    return _run(model, variables, images)[1][layer]
 
 
 def layer_shapes(model: Any, variables: Any, images: Any) -> dict[str, tuple[int, ...]]:
-    """Of every layer the shape that it gives of one image; computes nothing.
+    """The output shape of every layer for one image, without computing it.
 
-    Arguments, of which the shapes alone matter, and errors: `layer_outputs`'s.
+    Arguments, of which only the shapes matter, and errors are those of `layer_outputs`.
     """
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def trace(variables: Any, images: Array) -> None:
+        _, outputs = _run(model, variables, images)
+        shapes.update((name, y.shape[1:]) for name, y in outputs.items())
+
+    jax.eval_shape(trace, variables, images)
+    return shapes
+
+
+def _run(model: Any, variables: Any, images: Any) -> tuple[Array, dict[str, Array]]:
+    """The logits, and {name: output} of the layers in their order."""
     _check_flax(model)
-    names: list[str] = []
-
-    def noted(name: str) -> bool:
-        names.append(name)
-        return True
-
-    _, tree = jax.eval_shape(lambda v, x: _captured(model, v, x, noted), variables, images)
-    found = {name: tree[name] for name in names}
-    return {name: x.shape[1:] for name, x in found.items() if hasattr(x, "shape")}
-
-
-def _captured(
-    model: Any, variables: Any, images: Any, wanted: Callable[[str], bool]
-) -> tuple[Array, dict[str, Any]]:
-    """The logits, and {name: output} of the layers that are wanted, in no order."""
-
-    def inside(module: nn.Module, method: str) -> bool:
-        return method == "__call__" and bool(module.path) and wanted("/".join(module.path))
-
-    logits, state = model.apply(
-        variables,
-        images,
-        train=False,
-        keys=None,
-        capture_intermediates=inside,
-        mutable=["intermediates"],
-    )
-    found: dict[str, Any] = {}
-
-    def collect(tree: Any, path: tuple[str, ...]) -> None:
-        for name, branch in tree.items():
-            if name == "__call__":
-                found["/".join(path)] = branch[-1]
-            else:
-                collect(branch, (*path, name))
-
-    collect(state["intermediates"], ())
-    return logits, found
+    with record_layer_calls() as calls:
+        logits, state = model.apply(
+            variables, images, train=False, keys=None, mutable=["intermediates"]
+        )
+    sown: dict[str, Any] = flatten_dict(state.get("intermediates", {}), sep="/")  # pyright: ignore
+    outputs = {call.name: sown.get(f"{call.name}/__call__", [None])[-1] for call in calls}
+    return logits, {name: y for name, y in outputs.items() if isinstance(y, jax.Array)}
 
 
 def layer_kernels(model: Any, variables: Any, images: Array) -> dict[str, np.ndarray]:
     """The kernels of every convolution, in the order in which they compute.
 
-    A dense layer on the image itself counts as one that is as large as the image.
+    A dense layer on the image itself counts as a convolution with kernels as large as the image.
 
     Args:
-        images: [B, H, W, C], of which the shape alone matters.
+        images: [B, H, W, C]; only the shape matters.
 
     Returns:
         {name: float32 [height, width, input maps, output maps]}, NaN where an output does not see
-        an input. Of a convolution in groups the input maps are those of one group.
+        an input. For a convolution in groups the input maps are those of one group.
 
     Raises:
-        UserError: as for `layer_outputs`, or there is no such layer.
+        UserError: as for `layer_outputs`, or the network has no such layer.
     """
     _check_flax(model)
-    found: dict[str, np.ndarray] = {}
-
-    def note(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
-        layer = context.module
-        if context.method_name == "__call__" and isinstance(layer, (Conv, TableConv, nn.Dense)):
-            name, channels = "/".join(layer.path), arguments[0].shape[-1]
-            kernel = np.asarray(layer.variables["params"]["kernel"])
-            if isinstance(layer, TableConv):
-                found[name] = _expanded(kernel, layer.table, channels)
-            elif isinstance(layer, Conv):
-                found[name] = kernel
-            elif not found and len(kernel) == np.prod(images.shape[1:]):
-                found[name] = kernel.reshape(*images.shape[1:], -1)
-        return call(*arguments, **keywords)
-
-    with nn.intercept_methods(note):
-        # The variables are no arguments, so that they are numbers while the rest is traced.
+    with record_layer_calls() as calls:
         jax.eval_shape(lambda x: model.apply(variables, x, train=False, keys=None), images)
-    if not found:
-        raise UserError(f"{type(model).__name__} has no kernels to be seen")
-    return found
+    by_layer: dict[str, np.ndarray] = {}
+    for name, layer, x, *_ in calls:
+        if not isinstance(layer, (Conv, TableConv, nn.Dense)):
+            continue
+        params = variables["params"]
+        for key in layer.path:
+            params = params[key]
+        kernel = np.asarray(params["kernel"])
+        if isinstance(layer, TableConv):
+            by_layer[name] = _expanded(kernel, layer.table, x.shape[-1])
+        elif isinstance(layer, Conv):
+            by_layer[name] = kernel
+        elif not by_layer and len(kernel) == np.prod(images.shape[1:]):
+            by_layer[name] = kernel.reshape(*images.shape[1:], -1)
+    if not by_layer:
+        raise UserError(f"{type(model).__name__} has no kernels to show")
+    return by_layer
 
 
-def _expanded(kernel: np.ndarray, table: Any, channels: int) -> np.ndarray:
-    """A kernel of pairs [h, w, pairs] as [h, w, channels, maps]."""
+def _expanded(kernel: np.ndarray, table: Table, channels: int) -> np.ndarray:
+    """A kernel of pairs [h, w, pairs] as [h, w, channels, maps], NaN where there is no pair."""
     full = np.full((*kernel.shape[:2], channels, len(table)), np.nan, np.float32)
     pairs = [(source, target) for target, sources in enumerate(table) for source in sources]
     for number, (source, target) in enumerate(pairs):

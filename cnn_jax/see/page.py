@@ -1,14 +1,14 @@
-"""One HTML file in which trained networks look at what is drawn: no server, no network.
+"""Write one HTML file in which trained networks look at what is drawn, without any server.
 
-`cnn_jax/page_template` holds the page; `make_page` puts it together with the networks, as JSON, and
-some test images. The layers are those of `models.layer_list`, before them what happens to an image:
+`page_template` holds the page; `make_page` puts it together with the networks, as JSON, and some
+test images. The layers are those of `layer_list`, preceded by what happens to an image:
 
     {"type": "place", "rows": [H', H], "columns": [W', W]}    rows @ image @ columns.T, each channel
     {"type": "standardise", "mean": [C], "std": [C]}          (image - mean) / std
 
-An array is {"shape", "type": "float32" or "int16", "base64": little endian}. Weights as int16 have
-a "scale" too, what 1 stands for, a number for each of the last axis: the largest weight of a unit
-is 32,767. That is as short as float16, and on trained weights nearer to them.
+An array is {"shape", "type": "float32" or "int16", "base64": little endian}. Weights as int16 also
+have a "scale", the value of 1, with one number per index of the last axis: the largest weight of a
+unit is 32,767. That is as short as float16, and closer to trained weights.
 """
 
 import base64
@@ -27,8 +27,8 @@ from cnn_jax.see.layer_list import Layer, layer_list
 from cnn_jax.step import prepare_images
 from cnn_jax.trained import Trained
 
-MAX_BYTES = 12_000_000  # of weights on one page, before base64 makes them a third longer
-MAX_SIDE = 64  # pixels of an image
+MAX_BYTES = 12_000_000  # of all weights on a page, before base64 makes them a third longer
+MAX_SIDE = 64  # of an image, in pixels
 TEMPLATE = Path(__file__).parent / "page_template"
 SCRIPTS = ("forward", "explain", "paint", "pad", "maps", "unit", "kernel", "main")
 
@@ -39,18 +39,18 @@ def make_page(
     examples: int = 40,
     half: bool = False,
 ) -> str:
-    """The page, HTML.
+    """Write the page, HTML.
 
     Args:
-        networks: by the name that the page calls them; all see images of one size and classes.
-        split: of the first network's dataset, from which the page has images to choose; None is the
-            one it was evaluated on while training.
-        examples: how many of its images, evenly from its whole length.
-        half: write weights as int16, half as long. They are too if float32 makes the page too
-            large.
+        networks: by their names on the page; their images have one size and the same classes.
+        split: of the first network's dataset, from which the example images are taken; None is the
+            split it was evaluated on while training.
+        examples: the number of example images, evenly spaced over the split.
+        half: write weights as int16, half as long. This also happens if float32 would make the
+            page too large.
 
     Raises:
-        UserError: the networks do not go together, are too large, or have a layer or a transform
+        UserError: the networks do not fit together, are too large, or have a layer or a transform
             that the page does not know.
     """
     content = page_content(networks, split, examples, half)
@@ -69,17 +69,17 @@ def make_page(
 def page_content(
     networks: Mapping[str, Trained], split: str | None, examples: int, half: bool
 ) -> dict[str, Any]:
-    """What the page is told, ready for JSON; arguments and errors: `make_page`'s."""
+    """The data of the page, ready for JSON. Arguments and errors are those of `make_page`."""
     _check_together(networks)
     first = next(iter(networks.values())).experiment
     source = first.dataset.open(split or first.eval_split)
     if examples < 1:
         raise UserError(f"--examples must be at least 1, got {examples}")
     _check_size(networks)
-    wide = 4 * _weights(networks) > MAX_BYTES
-    kind = "int16" if half or wide else "float32"
-    places = np.unique(np.linspace(0, len(source) - 1, examples).round().astype(int))
-    batch = source.read(places)
+    too_long = 4 * _count_weights(networks) > MAX_BYTES
+    kind = "int16" if half or too_long else "float32"
+    indices = np.unique(np.linspace(0, len(source) - 1, examples).round().astype(int))
+    batch = source.read(indices)
     return {
         "classes": list(first.dataset.class_names),
         "dataset": first.dataset.name,
@@ -102,20 +102,19 @@ def page_content(
 
 
 def network_layers(trained: Trained) -> list[Layer]:
-    """All that happens between an image of the dataset, in 0 .. 1, and the logits.
+    """List everything that happens between an image of the dataset, in 0 .. 1, and the logits.
 
     Raises:
-        UserError: a layer, or a transform of evaluation, is one that the page does not know.
+        UserError: the page does not know a layer, or a transform of evaluation.
     """
     experiment = trained.experiment
     shape = experiment.dataset.image_shape
     images = np.random.default_rng(0).integers(0, 256, (8, *shape)).astype(np.uint8)
-    # Noise of all strengths, down to a blank image, so that no activation looks like another.
+    # Noise from full strength down to a blank image, so that no two activations look alike.
     images = (images * np.linspace(0, 1, 8)[:, None, None, None]).astype(np.uint8)
     standardised = prepare_images(experiment, experiment.eval_transforms, images, None)  # pyright: ignore
-    variables = trained.variables
     try:
-        layers = layer_list(experiment.model, variables, standardised)
+        layers = layer_list(experiment.model, trained.variables, standardised)
     except UserError as error:
         raise UserError(f"{trained.run} cannot be put on a page: {error}") from None
     mean, std = (
@@ -126,18 +125,18 @@ def network_layers(trained: Trained) -> list[Layer]:
 
 
 def _place(trained: Trained, images: np.ndarray) -> list[Layer]:
-    """The transforms of evaluation as a matrix for the rows and one for the columns.
+    """The transforms of evaluation as one matrix for the rows and one for the columns.
 
-    Resizing, padding and cropping are that. The matrices are found by lighting one row of a black
-    image, then one column, and compared on other images.
+    Resizing, padding and cropping can be written so. The matrices are measured by lighting one row
+    of a black image, then one column, and checked on other images.
     """
     transforms = trained.experiment.eval_transforms
 
     def transform(images: np.ndarray) -> np.ndarray:
-        for each in transforms:
-            if isinstance(each, ByLabel):
-                raise UserError(f"{trained.run}: a transform by label has no place in evaluation")
-            images = jax.vmap(each, (None, 0))(None, images)  # pyright: ignore
+        for f in transforms:
+            if isinstance(f, ByLabel):
+                raise UserError(f"{trained.run}: evaluation cannot have a transform by label")
+            images = jax.vmap(f, (None, 0))(None, images)  # pyright: ignore
         return np.asarray(images, np.float32)
 
     height, width, channels = images.shape[1:]
@@ -146,15 +145,17 @@ def _place(trained: Trained, images: np.ndarray) -> list[Layer]:
     lit[height + np.arange(width), :, np.arange(width)] = 255
     seen = transform(lit)[..., 0] / 255  # [H + W, H', W']
     by_row, by_column = seen[:height], seen[height:]
-    whole = by_row.sum(0)
-    y, x = np.unravel_index(whole.argmax(), whole.shape)
-    rows, columns = by_row[:, :, x].T, by_column[:, y].T / max(whole[y, x], 1e-9)
+    all_lit = by_row.sum(0)
+    y, x = np.unravel_index(all_lit.argmax(), all_lit.shape)
+    rows, columns = by_row[:, :, x].T, by_column[:, y].T / max(all_lit[y, x], 1e-9)
     expected = np.einsum("yi,nijc,xj->nyxc", rows, images.astype(np.float32), columns)
-    given = transform(images)
-    if given.shape != expected.shape or not np.allclose(given, expected, rtol=0, atol=0.01):
+    transformed = transform(images)
+    if transformed.shape != expected.shape or not np.allclose(
+        transformed, expected, rtol=0, atol=0.01
+    ):
         raise UserError(
-            f"{trained.run} cannot be put on a page: before evaluation it changes its images by "
-            "more than resizing, padding or cropping them"
+            f"{trained.run} cannot be put on a page: its transforms before evaluation do more than "
+            "resizing, padding or cropping images"
         )
     return [{"type": "place", "rows": rows, "columns": columns}]
 
@@ -164,34 +165,36 @@ def _check_together(networks: Mapping[str, Trained]) -> None:
         raise UserError("page needs at least one run folder")
     datasets = {name: trained.experiment.dataset for name, trained in networks.items()}
     (first_name, first), *others = datasets.items()
-    for name, other in others:
-        if other.image_shape != first.image_shape or other.class_names != first.class_names:
+    for name, dataset in others:
+        if dataset.image_shape != first.image_shape or dataset.class_names != first.class_names:
             raise UserError(
-                f"{first_name} ({first.name}) and {name} ({other.name}) do not go on one page: "
-                "their images differ in size, or their classes"
+                f"{first_name} ({first.name}) and {name} ({dataset.name}) do not go on one page: "
+                "their image sizes or their classes differ"
             )
     height, width, channels = first.image_shape
     if channels != 1 or max(height, width) > MAX_SIDE:
         raise UserError(
-            f"the page draws grey images of up to {MAX_SIDE}x{MAX_SIDE} pixels, "
-            f"{first_name} sees {height}x{width} with {channels} channels"
+            f"the page draws grey images of up to {MAX_SIDE}x{MAX_SIDE} pixels, but the images of "
+            f"{first_name} have {height}x{width} pixels and {channels} channels"
         )
 
 
 def _check_size(networks: Mapping[str, Trained]) -> None:
-    weights = _weights(networks)
+    weights = _count_weights(networks)
     if 2 * weights > MAX_BYTES:
         raise UserError(
             f"a page holds at most {MAX_BYTES // 2:,} weights, as int16; "
-            f"{', '.join(networks)} have {weights:,} together"
+            f"{', '.join(networks)} have {weights:,} in all"
         )
 
 
-def _weights(networks: Mapping[str, Trained]) -> int:
+def _count_weights(networks: Mapping[str, Trained]) -> int:
     return sum(count_parameters(trained.params) for trained in networks.values())
 
 
 def _encoded(layer: Layer, kind: str) -> Layer:
+    """A layer with its arrays as JSON holds them, the kernel as `kind`."""
+
     def encode(name: str, value: Any) -> Any:
         if not isinstance(value, np.ndarray):
             return value

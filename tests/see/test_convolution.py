@@ -142,10 +142,12 @@ def test_the_program_writes_what_it_computed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    program.main(["convolve", "digits:test:3", "--kernel", "[[1],[-1]]", "--out", str(out)])
+    image = str(tmp_path / "small.png")  # few frames
+    Image.fromarray(GREY[:4, :3, 0]).save(image)
+    program.main(["convolve", image, "--kernel", "[[1],[-1]]", "--out", str(out)])
     stems = ("convolution.png", "convolution.gif", "pixels.png", "feature_map.png")
     assert {path.name for path in out.iterdir()} == {*stems, "feature_map.npy"}
-    found = convolve(open_image("digits:test:3"), np.array([[1], [-1]]))
+    found = convolve(open_image(image), np.array([[1], [-1]]))
     np.testing.assert_array_equal(np.load(out / "feature_map.npy"), found.feature_map)
     row, column = found.strongest
     printed = capsys.readouterr().out

@@ -1,5 +1,6 @@
 """The page's layers give JAX's logits, its script JAX's probabilities, and it stands alone."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,18 +11,14 @@ import numpy as np
 import pages
 import programs
 import pytest
-from pages import CHROMIUM, Small, in_chromium, in_node, trained
+from pages import Small, in_chromium, in_node, trained
 
 from cnn_jax import __main__ as program
-from cnn_jax import cli
 from cnn_jax.data import array_dataset, load_dataset
-from cnn_jax.devices.feed import open_feed
 from cnn_jax.errors import UserError
-from cnn_jax.evaluate.predict import predict
-from cnn_jax.models import MLP, LeNet5
+from cnn_jax.models import MLP
 from cnn_jax.see import page
 from cnn_jax.trained import Trained
-from experiments import mlp_mnist
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -31,100 +28,31 @@ def networks() -> dict[str, Trained]:
     return pages.networks()
 
 
-def probabilities(network: Trained, split: str) -> np.ndarray:
-    feed = open_feed(network.experiment.dataset, split, "auto", readers=0)
-    log_probabilities, _ = predict(network, feed, 250)
-    return np.exp(log_probabilities)
-
-
-ALL = """networks.map(({ layers }) =>
-  examples.map(({ image }) => probabilities(forward(layers, image))))"""
-
-
-@pytest.mark.parametrize("engine", [in_chromium, in_node])
-def test_the_script_gives_jaxs_probabilities(
-    engine: Any, networks: dict[str, Trained], tmp_path: Path
-) -> None:
+def test_the_script_gives_jaxs_probabilities(networks: dict[str, Trained], tmp_path: Path) -> None:
     html = page.make_page(networks, "train[:50]", examples=50)
-    found = np.array(engine(html, tmp_path, ALL))
-    expected = np.stack([probabilities(each, "train[:50]") for each in networks.values()])
-    assert found.shape == (5, 50, 10)
-    assert expected.max(-1).mean() > 0.2  # or any answer would do
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    pages.assert_probabilities(in_node(html, tmp_path, pages.ALL), "train[:50]")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", [in_chromium, in_node])
+@pytest.mark.parametrize("engine", ["Chromium", "Node"])
 def test_the_script_agrees_on_a_thousand_images(
-    engine: Any, networks: dict[str, Trained], tmp_path: Path
+    engine: str, networks: dict[str, Trained], tmp_path: Path
 ) -> None:
     html = page.make_page(networks, "train[:1000]", examples=1000)
-    found = np.array(engine(html, tmp_path, ALL))
-    expected = np.stack([probabilities(each, "train[:1000]") for each in networks.values()])
-    assert found.shape == (5, 1000, 10)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
+    if engine == "Node":
+        answer = in_node(html, tmp_path, pages.ALL)
+    else:
+        answer = in_chromium(html, tmp_path, {"all": pages.ALL})["all"]
+    pages.assert_probabilities(answer, "train[:1000]", atol=1e-3)
 
 
 def test_half_precision_is_near(networks: dict[str, Trained], tmp_path: Path) -> None:
     one = {"LeNet-5": networks["LeNet-5"]}
     html = page.make_page(one, "train[:50]", examples=50, half=True)
-    (found,) = in_node(html, tmp_path, ALL)
-    expected = probabilities(one["LeNet-5"], "train[:50]")
+    (found,) = in_node(html, tmp_path, pages.ALL)
+    expected = pages.probabilities("LeNet-5", "train[:50]")
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
     assert len(html) < 0.75 * len(page.make_page(one, "train[:50]", examples=50))
-
-
-UNITS = """networks.flatMap(({ layers }) => {
-  const values = forward(layers, examples[3].image);
-  return stagesOf(layers).slice(1).flatMap((stage) => {
-    const { shape, data } = values[stage.sum];
-    return [0, 0.37, 0.61, 1].map((share) => {
-      const at = Math.round(share * (data.length - 1));
-      const place = Math.floor(at / shape[2]);
-      const unit = shape.length === 1 ? { index: at } : {
-        map: at % shape[2], y: Math.floor(place / shape[1]), x: place % shape[1],
-      };
-      const { parts, bias, sum } = explainUnit(layers, values, stage, unit);
-      return [parts.reduce((total, each) => total + each.sum, bias), sum, data[at]];
-    });
-  });
-})"""
-
-
-def test_the_products_of_a_unit_add_up_to_it(networks: dict[str, Trained], tmp_path: Path) -> None:
-    html = page.make_page(networks, examples=5)
-    added, told, value = np.array(in_chromium(html, tmp_path, UNITS)).T
-    assert len(value) == 4 * (7 + 3 + 7 + 4 + 7)
-    np.testing.assert_array_equal(told, value)
-    np.testing.assert_allclose(added, value, rtol=1e-4, atol=1e-4)
-
-
-FIELD = """networks.map(({ layers }) => {
-  const stage = stagesOf(layers).filter(({ layer }) => layer?.type === "conv")[1];
-  if (!stage) return null;
-  const unit = { map: 1, y: 3, x: 2 };
-  const image = examples[0].image;
-  const values = forward(layers, image);
-  const seen = image.map((_, i) => {
-    const other = Float32Array.from(image);
-    other[i] = 1 - other[i] / 2;
-    const data = (v) => v[stage.sum].data[unitPlace(v[stage.sum].shape, unit)];
-    return Number(data(forward(layers, other)) !== data(values));
-  });
-  return [fieldsOf(layers, values, stage.sum, unit)[0], Array.from(seen)];
-})"""
-
-
-def test_the_field_of_a_unit_is_what_changes_it(
-    networks: dict[str, Trained], tmp_path: Path
-) -> None:
-    """Every pixel of the drawing is changed, one after the other."""
-    for found in in_chromium(page.make_page(networks, examples=2), tmp_path, FIELD):
-        if found is not None:
-            (top, left, bottom, right), seen = found[0], np.array(found[1]).reshape(8, 8)
-            rows, columns = np.nonzero(seen)
-            assert (rows.min(), columns.min()) == (top, left)
-            assert (rows.max() + 1, columns.max() + 1) == (bottom, right)
 
 
 def test_the_page_needs_nothing_else(networks: dict[str, Trained]) -> None:
@@ -133,7 +61,7 @@ def test_the_page_needs_nothing_else(networks: dict[str, Trained]) -> None:
     assert not re.findall(r"https?://|\bimport\s*\(|\bfetch\s*\(|@import|url\(", html)
     assert re.findall(r'(?:src|href)="([^"]*)"', html) == ["data:,"]
     declared = (Path(__file__).parents[2] / "pyproject.toml").read_text()
-    assert 'cnn_jax = ["page_template/*"]' in declared
+    assert '"cnn_jax.see" = ["page_template/*"]' in declared
 
 
 def refused(message: str, **networks: Trained) -> None:
@@ -150,10 +78,10 @@ def test_what_does_not_go_on_a_page_is_refused() -> None:
     refused(r"at most 6,000,000 weights, as int16; large have 8,28", large=large)
     soft = trained("soft", model=MLP((20,), activation=flat), eval_transforms=())
     refused("between fc1 and output this network computes something", soft=soft)
-    half = trained("half", model=LeNet5(dtype=jax.numpy.bfloat16))
+    half = trained("half", model=MLP((20,), dtype=jax.numpy.bfloat16), eval_transforms=())
     refused("half cannot be put on a page", half=half)
     turned = trained("turned", model=MLP(()), eval_transforms=(lambda key, x: x.swapaxes(0, 1),))
-    refused("more than resizing, padding or cropping", turned=turned)
+    refused("do more than resizing, padding or cropping", turned=turned)
     refused("grey images of up to 64x64", colour=trained("c", dataset=grey_of(8, channels=3)))
     refused("grey images of up to 64x64", big=trained("b", dataset=grey_of(65)))
     blurred = trained("blurred", model=Small(blur=True), eval_transforms=())
@@ -170,24 +98,20 @@ def grey_of(size: int, channels: int = 1) -> Any:
     return array_dataset("own", {"train": split, "test": split}, names)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two networks side by side, after a few steps."""
-    folder = tmp_path_factory.mktemp("page") / "mlp"
-    flags = ["--dataset", "digits", "--hidden-units", "20", "--epochs", "0.5", "--seeds", "2"]
-    cli.main(mlp_mnist.Config, mlp_mnist.build, arguments=[*flags, "--workdir", str(folder)])
-    return folder
-
-
 def test_the_program_writes_all_networks_of_a_run(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def members(folder: Path, *_: Any) -> list[Trained]:
+        mlp = trained("", model=MLP((20,)), eval_transforms=())
+        return [mlp._replace(run=f"{folder}:seed-{k}") for k in range(2)]
+
+    monkeypatch.setattr("cnn_jax.trained.open_networks", members)
     out = tmp_path / "page.html"
-    program.main(["page", str(run), "--out", str(out), "--examples", "4"])
+    program.main(["page", "runs/mlp", "--out", str(out), "--examples", "4"])
     assert capsys.readouterr().out == f"{out} ({out.stat().st_size / 1e6:.1f} MB)\n"
-    script = "[networks.map(({ name }) => name), examples.length]"
-    found = in_chromium(out.read_text(), tmp_path, script) if CHROMIUM else None
-    assert found in (None, [["mlp:seed-0", "mlp:seed-1"], 4])
+    data = json.loads(pages.content(out.read_text()))
+    assert [network["name"] for network in data["networks"]] == ["mlp:seed-0", "mlp:seed-1"]
+    assert len(data["labels"]) == 4
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ class Stubborn(nn.Module):
 
 
 def test_what_cannot_be_told_is_refused() -> None:
-    with pytest.raises(UserError, match="nothing of the image reaches C1, unit 1"):
+    with pytest.raises(UserError, match="C1, unit 1, does not depend on the image"):
         receptive_field(Blind(), (12, 12, 1), "C1", 1)
     with pytest.raises(UserError, match="Stubborn takes no other: images of 12x12"):
         receptive_field(Stubborn(), (12, 12, 1), "C1")

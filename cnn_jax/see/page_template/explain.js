@@ -1,11 +1,11 @@
 "use strict";
-// What a unit sees, and the sum that it takes. Pure functions of the layers and values of
-// forward.js.
+// Explain a unit: its field, and the products that it adds up. Pure functions of the layers and
+// values of forward.js.
 
 const WORDS = { relu: "ReLU", tanh: "tanh", scaled_tanh: "1.7159 tanh(⅔ x)", sigmoid: "sigmoid" };
 
-// The layers as the page shows them: each with the activation that follows it. `from`, `sum` and
-// `out` are places in the values: what goes in, the sums, and what comes out.
+// The layers as the page shows them, each with the activation that follows it. `from`, `sum` and
+// `out` are indices of values: the layer's input, its output, and the activation's output.
 function stagesOf(layers) {
   const input = layers.findIndex((layer) => layer.type === "standardise") + 1;
   const stages = [{ name: "input", layer: null, from: 0, sum: input, out: input, activation: null }];
@@ -36,7 +36,8 @@ function describeStage({ layer, activation }, { shape }) {
   return `${what[layer.type]()}${then} · ${size}`;
 }
 
-// A field is [top, left, bottom, right], the last two excluded, or null for everything.
+// A field is [top, left, bottom, right], the last two excluded, or null for all of the input.
+// `clip` keeps it inside the input.
 function clip([top, left, bottom, right], [height, width]) {
   return [Math.max(top, 0), Math.max(left, 0), Math.min(bottom, height), Math.min(right, width)];
 }
@@ -50,7 +51,7 @@ function used(matrix, from, to) {
   return seen.length ? [Math.min(...seen), Math.max(...seen) + 1] : [0, 0];
 }
 
-// The part of a layer's input of which a part of its output is made.
+// The field in a layer's input from which a field in its output is computed.
 function fieldBefore(layer, field, inputShape) {
   if (field === null || inputShape.length !== 3) return null;
   const [top, left, bottom, right] = field;
@@ -80,8 +81,8 @@ function fieldBefore(layer, field, inputShape) {
   }
 }
 
-// Of each value up to the unit's own, the field that the unit sees. `unit` is {y, x, map} or
-// {index}, of values[at].
+// The field that a unit of values[at] sees in each value before it. `unit` is {y, x, map} or
+// {index}.
 function fieldsOf(layers, values, at, unit) {
   const fields = [];
   fields[at] = "index" in unit ? null : [unit.y, unit.x, unit.y + 1, unit.x + 1];
@@ -91,7 +92,7 @@ function fieldsOf(layers, values, at, unit) {
   return fields;
 }
 
-// A part of a sum: {title, rows, columns, values, weights, products, sum}, arrays row by row.
+// A part of a unit's sum: {title, rows, columns, values, weights, products, sum}, arrays row by row.
 function part(title, rows, columns, values, weights, product = (v, w) => v * w) {
   const products = values.map((value, i) => product(value, weights[i]));
   const sum = products.reduce((a, b) => a + b, 0);
@@ -138,44 +139,44 @@ function denseParts(inputs, mapShape, weight, product) {
   const [rows, columns, channels] = mapShape;
   return Array.from({ length: channels }, (_, c) => {
     const all = Array.from({ length: rows * columns }, (_, i) => i * channels + c);
-    const places = all.filter((i) => i < inputs.length); // the last row may be unfinished
+    const places = all.filter((i) => i < inputs.length); // the last row may be incomplete
     const values = places.map((i) => inputs[i]);
     const title = channels > 1 ? `map ${c + 1}` : "";
     return part(title, rows, columns, values, places.map(weight), product);
   });
 }
 
-// A vector of n as rows of about three times its height.
+// The shape in which a vector of n is drawn: about three times as wide as high.
 function vectorShape(n) {
   const columns = n <= 20 ? n : 10 * Math.max(1, Math.round(Math.sqrt(3 * n) / 10));
   return [Math.ceil(n / columns), columns, 1];
 }
 
-// {parts, bias, sum, out}: all products of a unit, what is added, and what comes of it.
+// {parts, bias, sum, out}: all products of a unit, its bias, their sum, and its activation.
 function explainUnit(layers, values, stage, unit) {
   const { layer, from } = stage;
   const at = "index" in unit ? unit.index : unitPlace(values[stage.sum].shape, unit);
-  const found = { sum: values[stage.sum].data[at], out: values[stage.out].data[at], bias: 0 };
-  if (layer === null) return { ...found, parts: [] };
+  const totals = { sum: values[stage.sum].data[at], out: values[stage.out].data[at], bias: 0 };
+  if (layer === null) return { ...totals, parts: [] };
   const input = values[from];
   if (layer.type === "conv") {
     const bias = layer.bias.data[unit.map];
-    return { ...found, bias, parts: convParts(layer, input, unit) };
+    return { ...totals, bias, parts: convParts(layer, input, unit) };
   }
   if (layer.type === "pool" || layer.type === "subsample") {
     const bias = layer.type === "subsample" ? layer.bias.data[unit.map] : 0;
-    return { ...found, bias, parts: poolParts(layer, input, unit) };
+    return { ...totals, bias, parts: poolParts(layer, input, unit) };
   }
   const flattened = from > 0 && layers[from - 1].type === "flatten";
   const mapShape = flattened ? values[from - 1].shape : vectorShape(input.shape[0]);
   if (layer.type === "dense") {
     const units = layer.kernel.shape[1];
     const weight = (i) => layer.kernel.data[i * units + at];
-    return { ...found, bias: layer.bias.data[at], parts: denseParts(input.data, mapShape, weight) };
+    return { ...totals, bias: layer.bias.data[at], parts: denseParts(input.data, mapShape, weight) };
   }
   const weight = (i) => layer.points.data[at * input.shape[0] + i];
   const square = (v, w) => -((v - w) ** 2);
-  return { ...found, parts: denseParts(input.data, mapShape, weight, square) };
+  return { ...totals, parts: denseParts(input.data, mapShape, weight, square) };
 }
 
 function unitPlace(shape, { y, x, map }) {

@@ -1,5 +1,5 @@
 "use strict";
-// The networks, and their one forward pass, which the page and its test share.
+// The networks, and their forward pass. It is the only one: the page and its test share it.
 //
 // A value is {shape, data}: maps [height, width, channels] or a vector [n], row by row, channels
 // last, float32. Sums are taken in float64: arrays of float32 would round after every product.
@@ -24,13 +24,13 @@ function decodeBytes(base64) {
   return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
 }
 
-// Typed arrays would read in the machine's byte order; the page is little endian everywhere.
+// A DataView, since typed arrays read in the machine's byte order and the page is little endian.
 function decodeArray({ type, base64, scale }) {
   const view = new DataView(decodeBytes(base64).buffer);
   if (type === "float32") {
     return Float32Array.from({ length: view.byteLength / 4 }, (_, i) => view.getFloat32(4 * i, true));
   }
-  const units = decodeArray(scale); // the last axis
+  const units = decodeArray(scale); // one for each index of the last axis
   return Float32Array.from(
     { length: view.byteLength / 2 },
     (_, i) => view.getInt16(2 * i, true) * units[i % units.length],
@@ -57,9 +57,9 @@ const ACTIVATIONS = {
   sigmoid: (x) => 1 / (1 + Math.exp(-x)),
 };
 
-// What each type of layer makes of a value.
+// The output value of each type of layer for an input value.
 const RUN = {
-  // rows @ image @ columns.T: a resize, a margin, a crop.
+  // rows @ image @ columns.T: a resize, a padding or a crop.
   place(layer, { shape: [height, width, channels], data }) {
     const [newHeight] = layer.rows.shape;
     const [newWidth] = layer.columns.shape;
@@ -102,7 +102,7 @@ const RUN = {
         sums.set(bias.data);
         for (let i = 0; i < rows; i++) {
           const row = y * stride[0] - top + i;
-          if (row < 0 || row >= height) continue; // what is outside is zero
+          if (row < 0 || row >= height) continue; // zeros outside
           for (let j = 0; j < columns; j++) {
             const column = x * stride[1] - left + j;
             if (column < 0 || column >= width) continue;
@@ -178,8 +178,8 @@ const RUN = {
   },
 };
 
-// All values of a network, the image (Float32Array, 0 .. 1) first: layer k takes values[k] to
-// values[k + 1].
+// All values of a network, beginning with the image (Float32Array, 0 .. 1): layer k takes values[k]
+// to values[k + 1].
 function forward(layers, image) {
   const values = [{ shape: [content.height, content.width, 1], data: image }];
   for (const layer of layers) values.push(RUN[layer.type](layer, values[values.length - 1]));

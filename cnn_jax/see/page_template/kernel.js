@@ -1,5 +1,5 @@
 "use strict";
-// A kernel to change by hand, and the window that slides over the drawing.
+// A kernel that the reader changes by hand, and the window that slides over the drawing.
 
 const PRESETS = {
   "top edges": [[-1, -1, -1], [1, 1, 1], [0, 0, 0]],
@@ -8,19 +8,19 @@ const PRESETS = {
   "right edges": [[0, 1, -1], [0, 1, -1], [0, 1, -1]],
   "outline": [[-1, -1, -1], [-1, 8, -1], [-1, -1, -1]],
   "blur": [[1, 2, 1], [2, 4, 2], [1, 2, 1]].map((row) => row.map((w) => w / 16)),
-  "nothing but the centre": [[0, 0, 0], [0, 1, 0], [0, 0, 0]],
+  "identity": [[0, 0, 0], [0, 1, 0], [0, 0, 0]],
 };
 
 const hand = {
   size: 3,
   weights: PRESETS["top edges"].flat(),
-  place: null, // of the window, counted row by row; null is the whole map, without a window
+  place: null, // of the window, counted row by row; null shows the whole map
   timer: null,
 };
 
-// The kernels of the networks' first convolutions, where the page's windows can hold them.
+// The kernels of the networks' first convolutions that fit one of the page's two sizes.
 function learnedKernels() {
-  const found = {};
+  const kernels = {};
   for (const { name, layers } of networks) {
     const layer = layers.find(({ type }) => type === "conv");
     if (!layer) continue;
@@ -28,10 +28,10 @@ function learnedKernels() {
     if (channels !== 1 || rows !== columns || ![3, 5].includes(rows)) continue;
     for (let map = 0; map < maps; map++) {
       const weights = Array.from({ length: rows * columns }, (_, i) => layer.kernel.data[i * maps + map]);
-      found[`${name}, ${layer.name}, map ${map + 1}`] = { size: rows, weights };
+      kernels[`${name}, ${layer.name}, map ${map + 1}`] = { size: rows, weights };
     }
   }
-  return found;
+  return kernels;
 }
 
 function handLayer() {
@@ -40,23 +40,23 @@ function handLayer() {
   return { type: "conv", kernel, bias, stride: [1, 1], padding: [[0, 0], [0, 0]] };
 }
 
-// A kernel of another size: the same weights in the middle.
-function resized(weights, size, wanted) {
-  const off = (wanted - size) / 2;
-  return Array.from({ length: wanted ** 2 }, (_, i) => {
-    const [row, column] = [Math.floor(i / wanted) - off, (i % wanted) - off];
+// The kernel in another size, with the same weights in the middle.
+function resized(weights, size, newSize) {
+  const margin = (newSize - size) / 2;
+  return Array.from({ length: newSize ** 2 }, (_, i) => {
+    const [row, column] = [Math.floor(i / newSize) - margin, (i % newSize) - margin];
     const inside = row >= 0 && row < size && column >= 0 && column < size;
     return inside ? weights[row * size + column] : 0;
   });
 }
 
-// CSS pixels of a weight.
+// The side of a weight's cell in CSS pixels.
 function handCell() {
   if (hand.size === 3) return 40;
   return window.innerWidth < 640 ? 30 : 35;
 }
 
-// The fields for the weights; rebuilt only when the size or the preset changes.
+// Show the input fields for the weights; they are rebuilt only when the size or the preset changes.
 function showCells(changed) {
   const cells = document.getElementById("cells");
   cells.style.gridTemplateColumns = `repeat(${hand.size}, ${handCell()}px)`;
@@ -65,8 +65,8 @@ function showCells(changed) {
   const fields = hand.weights.map((weight, i) => {
     const where = `row ${Math.floor(i / hand.size) + 1}, column ${(i % hand.size) + 1}`;
     const value = String(Math.round(weight * 100) / 100);
-    const own = { type: "number", step: "any", value, "aria-label": `kernel, ${where}` };
-    const field = element("input", own);
+    const attributes = { type: "number", step: "any", value, "aria-label": `kernel, ${where}` };
+    const field = element("input", attributes);
     field.addEventListener("input", () => {
       hand.weights[i] = Number.isFinite(field.valueAsNumber) ? field.valueAsNumber : 0;
       changed();
@@ -97,31 +97,31 @@ function paintHand() {
 
   const under = prepare(document.getElementById("under"), width * cell, height * cell);
   paintGrid(under, 0, 0, height, width, cell, (i) => pad.image[i], greyColour);
-  // Without a place, the window rests where the kernel finds most of what it looks for.
+  // Without a place, the window rests where the response is largest.
   const best = whole.data.indexOf(Math.max(...whole.data));
   const [y, x] = place || [Math.floor(best / columns), best % columns];
   const side = hand.size * cell;
   outline(under, x * cell + 1, y * cell + 1, side - 2, side - 2);
 
   const layer = handLayer();
-  const [each] = convParts(layer, grid, { y, x, map: 0 });
+  const [part] = convParts(layer, grid, { y, x, map: 0 });
   const size = handCell();
-  const scale = largest(each.products);
+  const scale = largest(part.products);
   const show = (id, values, colour) => {
     const context = prepare(document.getElementById(id), hand.size * size, hand.size * size);
     const all = [context, 0, 0, hand.size, hand.size, size, (i) => values[i], colour];
     paintGrid(...all);
-    // In the smaller cells ".25" for "0.25".
+    // Smaller cells have ".25" instead of "0.25".
     const format = (v) => (size < 40 ? number(v).replace(/0(?=\.)/, "") : number(v));
     paintNumbers(...all, format);
     frame(context, 0, 0, hand.size * size, hand.size * size, line);
   };
-  show("patch", each.values, greyColour);
-  show("products", each.products, (v) => signedColour(v / scale));
+  show("patch", part.values, greyColour);
+  show("products", part.products, (v) => signedColour(v / scale));
   tintCells();
   const at = `row ${y + 1}, column ${x + 1}`;
   document.getElementById("total").textContent =
-    `Sum of ${hand.size ** 2} products at ${at}: ${number(each.sum)}`;
+    `Sum of ${hand.size ** 2} products at ${at}: ${number(part.sum)}`;
 
   const reached = hand.place === null ? Infinity : hand.place;
   const most = largest(whole.data);
@@ -161,20 +161,20 @@ function playHand() {
   }
   if (hand.place === placesOfHand() - 1) hand.place = null;
   document.getElementById("play").textContent = "Pause";
-  // Some ten seconds for the whole image, whatever its size.
+  // About ten seconds for the whole image, whatever its size.
   hand.timer = setInterval(stepHand, Math.max(12, 10000 / placesOfHand()));
 }
 
 function listenToHand() {
   const learned = learnedKernels();
   const preset = document.getElementById("preset");
-  const own = "my own";
-  for (const name of [...Object.keys(PRESETS), ...Object.keys(learned), own]) {
+  const custom = "my own";
+  for (const name of [...Object.keys(PRESETS), ...Object.keys(learned), custom]) {
     preset.append(element("option", { text: name }));
   }
   const sizes = document.getElementById("sizes");
   const edited = () => {
-    preset.value = own;
+    preset.value = custom;
     paintHand();
   };
   const reset = () => {
@@ -194,10 +194,10 @@ function listenToHand() {
     reset();
   });
   sizes.addEventListener("change", (event) => {
-    const wanted = Number(event.target.value);
-    hand.weights = resized(hand.weights, hand.size, wanted);
-    hand.size = wanted;
-    preset.value = own;
+    const size = Number(event.target.value);
+    hand.weights = resized(hand.weights, hand.size, size);
+    hand.size = size;
+    preset.value = custom;
     reset();
   });
   document.getElementById("step").addEventListener("click", () => {

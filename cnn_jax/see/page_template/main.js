@@ -1,20 +1,20 @@
 "use strict";
-// What the reader does, and what is drawn again for it.
+// Listen to the reader, and draw again what changes.
 
 const state = {
-  network: 0, // whose maps are shown
-  before: false, // the activation
+  network: 0, // the one whose maps are shown
+  before: false, // show values before the activation
   chosen: null, // {stage, unit, kept}
   example: null,
 };
 const stagesByNetwork = networks.map(({ layers }) => stagesOf(layers));
 let computed = []; // the values of each network
-let layouts = []; // of each layer that is shown
+let layouts = []; // one for each layer that is shown
 let canvases = [];
 
 const byId = (id) => document.getElementById(id);
 
-// After a change of the image: everything.
+// Draw everything, after a change of the image.
 function refresh() {
   computed = networks.map(({ layers }) => forward(layers, pad.image));
   showBars();
@@ -23,7 +23,7 @@ function refresh() {
   look();
 }
 
-// The same, once per frame of the screen, however many strokes there are in it.
+// The same, at most once per frame of the screen, however many strokes it has.
 let awaited = false;
 function refreshSoon() {
   if (awaited) return;
@@ -34,7 +34,7 @@ function refreshSoon() {
   });
 }
 
-// After a change of what is looked at: the maps, the unit, and its field on the drawing.
+// Draw the maps, the unit, and its field on the drawing, after another unit or network is chosen.
 function look() {
   const { layers } = networks[state.network];
   const values = computed[state.network];
@@ -100,7 +100,7 @@ function showMoved() {
   byId("back").disabled = parts.length === 0;
 }
 
-// The canvases of a network's layers, for the width that there is.
+// Make the canvases of a network's layers, for the width of the page.
 function buildStages() {
   const values = computed[state.network];
   const width = byId("stages").clientWidth;
@@ -147,7 +147,7 @@ function listenToStage(canvas, stage) {
     const unit = neighbour(layout, here || first, event.key);
     if (!unit) return;
     event.preventDefault();
-    event.stopPropagation(); // or the drawing would move
+    event.stopPropagation(); // otherwise the drawing would move
     choose({ stage, unit: here ? unit : first, kept: true });
   });
 }
@@ -174,8 +174,8 @@ function start() {
     [canvas.width, canvas.height] = [content.width, content.height];
     paintGrid(canvas.getContext("2d"), 0, 0, content.height, content.width, 1, (k) => image[k], greyColour);
     const about = `example ${i + 1}: ${content.classes[label]}`;
-    const own = { type: "button", title: about, "aria-label": about, "aria-pressed": "false" };
-    const button = element("button", own, canvas);
+    const attributes = { type: "button", title: about, "aria-label": about, "aria-pressed": "false" };
+    const button = element("button", attributes, canvas);
     button.addEventListener("click", () => showExample(i));
     byId("examples").append(button);
   });
@@ -210,7 +210,7 @@ function start() {
   measureRoom();
   take(examples[0].image);
   computed = networks.map(({ layers }) => forward(layers, pad.image));
-  // A convolutional network has the more to show.
+  // A convolutional network has more to show.
   const shown = networks.findIndex(({ layers }) => layers.some(({ type }) => type === "conv"));
   state.network = Math.max(shown, 0);
   byId("networks").querySelectorAll("input")[state.network].checked = true;

@@ -1,9 +1,9 @@
 "use strict";
-// All layers of a network as maps, one canvas per layer, and the unit that is pointed at.
+// Draw all layers of a network as maps, one canvas per layer, and find the unit under the pointer.
 
 const GAP = 6;
 
-// Where the maps or units of a value are drawn, in CSS pixels, in a column `width` wide.
+// The layout of a value's maps or units, in CSS pixels, in a column `width` wide.
 function arrange(shape, width) {
   if (shape.length === 3) {
     const [rows, columns, maps] = shape;
@@ -22,7 +22,7 @@ function arrange(shape, width) {
   return { size, rows, columns, maps: 1, across: 1, units, total: [columns * size, rows * size] };
 }
 
-// The same for the last layer, with the classes' names under its units where they are short.
+// The layout of the last layer, with the classes' names under its units if they are short.
 function withLabels(layout, names) {
   const fits = layout.rows === 1 && layout.size >= 26 && names.every((name) => name.length <= 3);
   if (!layout.units || !fits) return layout;
@@ -52,7 +52,7 @@ function unitAt(layout, x, y) {
   return unit.y >= 0 && unit.y < rows && unit.x >= 0 && unit.x < columns ? unit : null;
 }
 
-// The neighbour to which a key leads; null for other keys.
+// The unit to which a key moves; null for all other keys.
 function neighbour(layout, unit, key) {
   const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[key];
   if (layout.units) {
@@ -68,8 +68,9 @@ function neighbour(layout, unit, key) {
   return { ...unit, y: within(unit.y + step[0], rows), x: within(unit.x + step[1], columns) };
 }
 
-// One layer's canvas: its maps on one symmetric scale, which is returned. `selected` is the unit of
-// this layer, `field` what a unit of a later layer sees of it, `only` the one map that it sees, `line` the colour of frames.
+// Paint one layer's maps on one symmetric scale, and return its end. `selected` is the chosen unit of
+// this layer, `field` what a unit of a later layer sees of it, `only` the one map that the later unit
+// sees, `line` the colour of frames.
 function paintStage(canvas, value, layout, { selected, field, only, line }) {
   const { shape, data } = value;
   const { size, rows, columns } = layout;

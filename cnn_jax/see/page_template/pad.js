@@ -1,5 +1,5 @@
 "use strict";
-// The drawing: ink between 0 and 1 on the dataset's own grid of pixels.
+// The drawing: ink between 0 and 1 on the dataset's grid of pixels.
 
 const pad = {
   drawn: new Float32Array(content.height * content.width), // before it is moved
@@ -8,14 +8,14 @@ const pad = {
   erasing: false,
   pointer: null, // the finger or mouse that draws
   numbers: false,
-  last: null, // where the stroke was, in pixels of the image
+  last: null, // where the stroke is, [x, y] in pixels; null between strokes
   cursor: null, // [row, column] of the keyboard's pen, while the drawing has the focus
-  down: false, // that pen
-  field: null, // what a unit sees
-  room: 280, // CSS pixels across
+  down: false, // whether that pen is down
+  field: null, // what the chosen unit sees
+  room: 280, // the width for the drawing, in CSS pixels
 };
 
-// The image moved down and to the right; what moves in is black.
+// The image, moved down and to the right; black moves in at the edges.
 function shifted(image, [down, right]) {
   const { height, width } = content;
   const out = new Float32Array(height * width);
@@ -27,7 +27,7 @@ function shifted(image, [down, right]) {
   return out;
 }
 
-// Moved ink comes back when it is moved back: the drawing is kept as it was.
+// Ink that leaves the grid comes back when it is moved back, since the drawing is kept.
 function move(down, right) {
   const { height, width } = content;
   const most = (value, size) => Math.min(Math.max(value, -size), size);
@@ -41,7 +41,7 @@ function take(image) {
   pad.moved = [0, 0];
 }
 
-// The centre of mass to the middle of the grid, as MNIST's digits lie.
+// Move the centre of mass to the middle of the grid, as in MNIST.
 function centreDrawing() {
   const { height, width } = content;
   let [mass, y, x] = [0, 0, 0];
@@ -53,7 +53,7 @@ function centreDrawing() {
   if (mass > 0) move(Math.round((height - 1) / 2 - y / mass), Math.round((width - 1) / 2 - x / mass));
 }
 
-// A straight stroke between two points [x, y] in pixels. Its edge fades over one pixel.
+// Draw a straight stroke between two points [x, y] in pixels. Its edge fades over one pixel.
 function stroke(from, to) {
   if (pad.moved[0] || pad.moved[1]) take(pad.image); // from here on the moved image is the drawing
   const { height, width } = content;
@@ -73,7 +73,7 @@ function stroke(from, to) {
   pad.image = Float32Array.from(pad.drawn);
 }
 
-// CSS pixels of one pixel of the drawing: with numbers, enough to read them.
+// The side of a pixel of the drawing in CSS pixels; large enough to read numbers if they are shown.
 function padCell() {
   if (pad.numbers) return Math.max(26, Math.floor(280 / content.width));
   return Math.max(1, Math.floor(Math.min(280, pad.room) / content.width));
@@ -83,12 +83,12 @@ function measureRoom() {
   pad.room = document.body.clientWidth - 32;
 }
 
-// Larger than its frame, so that a finger on it scrolls instead of drawing.
+// Whether the drawing is larger than its frame, so that a finger scrolls instead of drawing.
 function padIsZoomed() {
   return pad.numbers && padCell() * content.width > 300;
 }
 
-// The drawing, and on it the field [top, left, bottom, right] of a unit, or null.
+// Paint the drawing, and on it the field [top, left, bottom, right] of a unit, or null.
 function paintPad(field = pad.field) {
   pad.field = field;
   const { height, width } = content;
@@ -104,14 +104,14 @@ function paintPad(field = pad.field) {
   }
   if (pad.cursor) {
     const [y, x] = pad.cursor;
-    // Light about dark, so that it is seen on ink and paper, however fine the grid.
+    // Light on dark, to be visible on ink and on paper, however fine the grid.
     const box = [x * size - 2, y * size - 2, size + 4, size + 4];
     outline(context, ...box, "#000", 4);
     outline(context, ...box, pad.down ? MARK : "#fff", 2);
   }
   if (field) {
     const [top, left, bottom, right] = field;
-    const inset = 1; // so that a field at the edge is not cut
+    const inset = 1; // otherwise a field at the edge would be cut
     outline(
       context,
       left * size + inset,
@@ -132,7 +132,7 @@ function listenToPad(changed) {
   };
   canvas.addEventListener("pointerdown", (event) => {
     if (event.pointerType === "touch" && padIsZoomed()) return;
-    if (pad.last !== null || event.button > 0) return; // a second finger, another button
+    if (pad.last !== null || event.button > 0) return; // a second finger, or another button
     canvas.setPointerCapture(event.pointerId);
     pad.pointer = event.pointerId;
     pad.last = place(event);
@@ -141,10 +141,10 @@ function listenToPad(changed) {
   });
   canvas.addEventListener("pointermove", (event) => {
     if (pad.last === null || event.pointerId !== pad.pointer) return;
-    // All places since the last frame, or fast strokes would have corners.
-    const all = event.getCoalescedEvents ? event.getCoalescedEvents() : [];
-    for (const each of all.length ? all : [event]) {
-      const now = place(each);
+    // All events since the last frame, otherwise fast strokes would have corners.
+    const events = event.getCoalescedEvents ? event.getCoalescedEvents() : [];
+    for (const moved of events.length ? events : [event]) {
+      const now = place(moved);
       stroke(pad.last, now);
       pad.last = now;
     }
@@ -158,7 +158,7 @@ function listenToPad(changed) {
   listenToPen(canvas, changed);
 }
 
-// Drawing with the keyboard: arrow keys move a pen, Space dots, Enter lowers it or lifts it.
+// Draw with the keyboard: arrow keys move a pen, Space makes a dot, Enter lowers or lifts the pen.
 function listenToPen(canvas, changed) {
   const { height, width } = content;
   const middle = ([y, x]) => [x + 0.5, y + 0.5];
@@ -168,7 +168,7 @@ function listenToPen(canvas, changed) {
     document.getElementById("pen").textContent = `${what}row ${y + 1}, column ${x + 1}, ink ${ink} %`;
   };
   canvas.addEventListener("focus", () => {
-    if (!canvas.matches(":focus-visible")) return; // by a pointer
+    if (!canvas.matches(":focus-visible")) return; // focused by a pointer
     pad.cursor = [Math.floor(height / 2), Math.floor(width / 2)];
     paintPad();
     say("Pen at ");
@@ -183,7 +183,7 @@ function listenToPen(canvas, changed) {
     const act = step || event.key === " " || event.key === "Enter";
     if (!act || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
-    event.stopPropagation(); // or the drawing would move
+    event.stopPropagation(); // otherwise the drawing would move
     const from = pad.cursor || [Math.floor(height / 2), Math.floor(width / 2)];
     pad.cursor = from;
     let what = "";

@@ -1,11 +1,11 @@
 "use strict";
-// Numbers as colours and text, on canvases.
+// Paint numbers as colours and as text.
 
 const BLUE = [33, 102, 172];
 const RED = [178, 24, 43];
-const MARK = "#f28e2b"; // seen on white, black, red and blue alike
+const MARK = "#f28e2b"; // visible on white, black, red and blue
 
-// A colour of page.css. Kept, since asking for it makes the browser work out all styles.
+// A colour of page.css. It is kept, since reading it makes the browser compute all styles.
 const kept = new Map();
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 dark.addEventListener("change", () => kept.clear());
@@ -17,7 +17,7 @@ function css(name) {
   return kept.get(name);
 }
 
-// All colours once, so that painting makes no array per cell.
+// All colours, made once so that painting makes no array per cell.
 const STEPS = 255;
 const SIGNED = Array.from({ length: 2 * STEPS + 1 }, (_, i) => {
   const share = Math.abs(i - STEPS) / STEPS;
@@ -25,7 +25,7 @@ const SIGNED = Array.from({ length: 2 * STEPS + 1 }, (_, i) => {
 });
 const GREY = Array.from({ length: 256 }, (_, level) => [level, level, level]);
 
-// Blue below zero, white at zero, red above: [r, g, b] of a number between -1 and 1.
+// The colour [r, g, b] of a number between -1 and 1: blue below zero, white at zero, red above.
 function signedColour(value) {
   return SIGNED[STEPS + Math.round(STEPS * Math.min(Math.max(value, -1), 1))] || SIGNED[STEPS];
 }
@@ -40,8 +40,8 @@ function largest(data) {
   return most || 1; // an empty map is white
 }
 
-// A canvas of `width` by `height` CSS pixels, as fine as the screen; its context in CSS pixels.
-// Sizes of elements must not be asked for between two of these: that lays the page out each time.
+// Set a canvas to `width` by `height` CSS pixels at the screen's resolution, and return its context
+// in CSS pixels. Do not read sizes of elements between two calls: that lays the page out each time.
 function prepare(canvas, width, height) {
   const ratio = window.devicePixelRatio || 1;
   const [w, h] = [Math.round(width * ratio), Math.round(height * ratio)];
@@ -56,7 +56,7 @@ function prepare(canvas, width, height) {
   return context;
 }
 
-// What separates a white map from white paper.
+// Paint a frame, which separates a white map from white paper.
 function frame(context, left, top, width, height, colour) {
   outline(context, left + 0.5, top + 0.5, width - 1, height - 1, colour, 1);
 }
@@ -64,14 +64,14 @@ function frame(context, left, top, width, height, colour) {
 const scratch = document.createElement("canvas");
 const scratchContext = scratch.getContext("2d");
 
-// A grid of rows x columns numbers as cells of `size` CSS pixels. `at(i)` is the number of cell i.
+// Paint rows x columns numbers as cells of `size` CSS pixels. `at(i)` is the number of cell i.
 function paintGrid(context, left, top, rows, columns, size, at, colour) {
   [scratch.width, scratch.height] = [columns, rows];
   const image = scratchContext.createImageData(columns, rows);
   const { data } = image;
   for (let i = 0; i < rows * columns; i++) {
     const value = at(i);
-    if (value === undefined) continue; // an unfinished last row stays open
+    if (value === undefined) continue; // the last row may be incomplete
     const [r, g, b] = colour(value);
     const k = 4 * i;
     data[k] = r;
@@ -83,7 +83,7 @@ function paintGrid(context, left, top, rows, columns, size, at, colour) {
   context.drawImage(scratch, left, top, columns * size, rows * size);
 }
 
-// The numbers themselves, in the cells, black or white after what is below.
+// Write the numbers into the cells, in black or white, whichever the cell's colour needs.
 function paintNumbers(context, left, top, rows, columns, size, at, colour, format) {
   context.textAlign = "center";
   context.textBaseline = "middle";
@@ -105,7 +105,7 @@ function outline(context, x, y, width, height, colour = MARK, thickness = 2) {
   context.strokeRect(x, y, width, height);
 }
 
-// A number to two decimals, with a true minus sign.
+// A number with two decimals and a true minus sign.
 function number(value, digits = 2) {
   const text = Math.abs(value).toFixed(digits);
   return value < 0 && Number(text) !== 0 ? `−${text}` : text;

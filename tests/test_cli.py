@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -157,25 +156,20 @@ def test_a_start_that_was_killed_before_its_config_can_be_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed half-way through each of the files that a start writes, one after the other."""
-    writes_left = 0
+    write = Path.write_bytes
 
-    def killing(write: Callable[[Path, Any], int]) -> Callable[[Path, Any], int]:
-        def write_or_half(path: Path, content: Any) -> int:
-            nonlocal writes_left
-            writes_left -= 1
-            if writes_left >= 0:
-                return write(path, content)
+    def killed(path: Path, content: Any) -> None:
+        if isinstance(content, bytes):  # of the script; the config is renamed when it is whole
             write(path, content[: len(content) // 2])
-            raise KeyboardInterrupt
+        raise KeyboardInterrupt
 
-        return write_or_half
-
-    for name in ("write_bytes", "write_text"):
-        monkeypatch.setattr(Path, name, killing(getattr(Path, name)))
-    for writes_left in (0, 1):  # noqa: B007 (counted down above)
-        with pytest.raises(KeyboardInterrupt), claim(tmp_path / "run"):
-            pass
-    writes_left = 2
+    for name in ("write_bytes", "replace"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Path, name, killed)
+            patch.setattr(Path, "unlink", lambda *_, **__: None)  # a kill cleans up nothing
+            with claim(tmp_path / "run"):
+                pass
+    assert list((tmp_path / "run").glob(".config.json.*"))
     with claim(tmp_path / "run"):
         build, config, data_dir = runs.load(tmp_path / "run")
     assert vars(config) == vars(tiny.Config()) and callable(build) and data_dir is None

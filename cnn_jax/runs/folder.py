@@ -17,11 +17,13 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cnn_jax.atomic_write import atomic_write
 from cnn_jax.errors import UserError
 from cnn_jax.runs.environment import differences, environment, imported_scripts
 
@@ -85,8 +87,9 @@ def claim(
     if not is_new:
         check(folder, script, _overriding(folder, identity) if override else identity)
     elif folder.exists():
-        ours = {"experiment.py", ".config.json", ".lock"}  # of a start that was killed here
-        if not (folder.is_dir() and {path.name for path in folder.iterdir()} <= ours):
+        # What a start that was killed here left.
+        ours = re.compile(r"experiment\.py|\.lock|\.config\.json\..*")
+        if not (folder.is_dir() and all(ours.fullmatch(path.name) for path in folder.iterdir())):
             raise UserError(f"{folder} is not a run folder and not empty: choose another --workdir")
     content = identity | {"options": to_json(options), "environment": environment()}
     try:
@@ -119,8 +122,8 @@ def _overriding(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_config(folder: Path, content: dict[str, Any]) -> None:
-    (folder / ".config.json").write_text(json.dumps(content, indent=2) + "\n")
-    (folder / ".config.json").replace(folder / "config.json")
+    with atomic_write(folder / "config.json") as file:
+        file.write(f"{json.dumps(content, indent=2)}\n".encode())
 
 
 def check(folder: Path, script: Path, identity: dict[str, Any]) -> None:

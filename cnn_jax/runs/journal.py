@@ -6,7 +6,6 @@ compared byte for byte; `timing.jsonl` holds the rest.
 
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cnn_jax.atomic_write import atomic_write
 from cnn_jax.errors import UserError
 
 
@@ -148,9 +148,8 @@ class Record:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(json.dumps(content, indent=2) + "\n")
-    scratch.replace(path)
+    with atomic_write(path) as file:
+        file.write(f"{json.dumps(content, indent=2)}\n".encode())
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -190,9 +189,8 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
 def _cut_after(path: Path, step: int) -> None:
     if path.exists():
         kept = [json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= step]
-        scratch = path.with_suffix(".scratch")
-        scratch.write_text("".join(kept))
-        scratch.replace(path)
+        with atomic_write(path) as file:
+            file.write("".join(kept).encode())
 
 
 def shown(metrics: Mapping[str, Any], most: int | None = None) -> str:

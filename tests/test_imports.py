@@ -33,7 +33,6 @@ FENCES = {  # which rooms may import a package
     "simplejpeg": {"data", "experiments"},
     "h5py": {"data"},
     "orbax": {"runs/checkpoint"},
-    "safetensors": {"runs/arrays", "runs/checkpoint"},
     "matplotlib": {"figures"},
     "scipy": {"evaluate"},
     "torch": {"experiments"},  # the peer of experiments/bench/speed, and nothing else

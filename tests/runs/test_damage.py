@@ -41,10 +41,10 @@ def flip(path: Path, place: float) -> None:
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
-    "a flipped bit in the arrays": lambda step: flip(largest(step / "state"), 0.5),
-    "arrays cut short": lambda step: largest(step / "state").write_bytes(b"cut"),
-    "arrays missing": lambda step: largest(step / "state").unlink(),
-    "state missing": lambda step: shutil.rmtree(step / "state"),
+    "a flipped bit in the arrays": lambda step: flip(largest(step / "default"), 0.5),
+    "arrays cut short": lambda step: largest(step / "default").write_bytes(b"cut"),
+    "arrays missing": lambda step: largest(step / "default").unlink(),
+    "state missing": lambda step: shutil.rmtree(step / "default"),
     "a flipped bit in the metadata": lambda step: flip(step / "_CHECKPOINT_METADATA", 0.9),
     "metadata missing": lambda step: (step / "_CHECKPOINT_METADATA").unlink(),
     "a file in its place": lambda step: [shutil.rmtree(step), step.write_text("")],

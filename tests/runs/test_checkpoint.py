@@ -163,6 +163,12 @@ def test_the_state_may_be_reused_as_soon_as_save_returns(checkpoints: Checkpoint
     np.testing.assert_array_equal(restored["y"], np.arange(1000.0))
 
 
+def test_a_block_ends_when_all_is_on_disk(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(7, STATE)
+    assert (tmp_path / "7" / "default" / "_METADATA").exists()
+
+
 def test_the_last_ones_and_the_best_are_kept(checkpoints: Checkpoints) -> None:
     save_some(checkpoints, {10: 0.5, 20: 0.9, 30: 0.7, 35: None, 40: 0.8, 50: None})
     assert checkpoints.steps() == [20, 40, 50]

@@ -1,4 +1,4 @@
-"""The books of a run: lines that a resumed run would repeat go, and half a line is no line."""
+"""A run's metrics on disk: lines that a resumed run would repeat are removed, as is half a line."""
 
 import io
 import struct
@@ -127,15 +127,15 @@ def test_what_is_said_is_printed_as_it_is(
 
 
 def events(folder: Path) -> list[Any]:
-    """All that TensorBoard's files hold, in the order of writing."""
-    found = []
+    """All events of TensorBoard's files, in the order of writing."""
+    read = []
     for path in sorted((folder / "tensorboard").iterdir()):
         content, at = path.read_bytes(), 0
         while at < len(content):  # length, its checksum, event, its checksum
             (length,) = struct.unpack_from("<Q", content, at)
-            found.append(Event.FromString(content[at + 12 : at + 12 + length]))
+            read.append(Event.FromString(content[at + 12 : at + 12 + length]))
             at += 12 + length + 4
-    return found
+    return read
 
 
 def points(folder: Path) -> list[tuple[str, int, float]]:

@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import tyro
-from absl import logging as absl_logging
 from rich.console import Console
 
 from cnn_jax import runs
@@ -25,6 +24,7 @@ from cnn_jax.devices import parallel, process
 from cnn_jax.devices.signals import StopAsked, stop_requests
 from cnn_jax.errors import Stopped, UserError
 from cnn_jax.experiment import Experiment
+from cnn_jax.runs.checkpoint import quieten_orbax
 from cnn_jax.seeds import Several, Variant, folder_name, stack, unstacked
 from cnn_jax.step import init_state
 from cnn_jax.train import Options, train
@@ -259,7 +259,8 @@ def usage_errors_in_one_line() -> Iterator[None]:
 @contextlib.contextmanager
 def exit_on_user_error() -> Iterator[None]:
     """End the program with one line and an exit code on `UserError`, `Stopped` or a full disk."""
-    _quieten_libraries()
+    quieten_orbax()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     try:
         yield
     except UserError as error:
@@ -276,9 +277,3 @@ def exit_on_user_error() -> Iterator[None]:
     except Stopped as stop:
         print(stop, file=sys.stderr)
         raise SystemExit(Stopped.EXIT_CODE) from None
-
-
-def _quieten_libraries() -> None:
-    """Silence Orbax, which logs the traceback of every error that it then raises."""
-    absl_logging.set_verbosity(absl_logging.FATAL)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")

@@ -1,6 +1,5 @@
 """Open a run: its experiment and the parameters of a checkpoint. The only way to do so."""
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -78,8 +77,7 @@ def restore(folder: Path, step: Step = None, data_dir: Path | None = None) -> Re
     if not (folder / "checkpoints").is_dir():
         raise UserError(f"{folder} has no checkpoint yet")
     best = next(iter(experiment.metrics), None)
-    opened = Checkpoints(folder / "checkpoints", best=best, read_only=True)
-    with contextlib.closing(opened) as checkpoints:
+    with Checkpoints(folder / "checkpoints", best=best, read_only=True) as checkpoints:
         if step is None or step == "best":
             step = checkpoints.best() if step else checkpoints.latest()
         if step is None:

@@ -12,13 +12,15 @@ import pytest
 
 _SCRATCH = tempfile.TemporaryDirectory(prefix="cnn_jax_tests_")
 
-# Before JAX is imported, and for the processes that tests start. The cache spares them most of
-# their compiling; it holds nothing from before this session.
+# Before JAX is imported, and for the processes that tests start. The cache of compiled programs
+# holds nothing from before this session; all workers share that of the process that starts them.
+_SHARED = os.environ.get("CNN_JAX_TESTS_COMPILED", f"{_SCRATCH.name}/compiled")
 os.environ |= {
+    "CNN_JAX_TESTS_COMPILED": _SHARED,
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
     "TFDS_DATA_DIR": f"{_SCRATCH.name}/data",
-    "JAX_COMPILATION_CACHE_DIR": f"{_SCRATCH.name}/compiled",
+    "JAX_COMPILATION_CACHE_DIR": _SHARED,
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }

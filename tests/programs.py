@@ -21,6 +21,7 @@ import tiny
 from cnn_jax import __main__ as program
 from cnn_jax import cli
 from cnn_jax.devices import parallel
+from cnn_jax.runs.arrays import to_stored
 from cnn_jax.runs.checkpoint import Checkpoints
 from cnn_jax.trained import restore
 
@@ -94,6 +95,19 @@ def start(*arguments: object, devices: int = 1) -> Program:
     return Program(list(map(str, arguments)), os.environ | flags)
 
 
+def run_code(code: str, *arguments: object) -> str:
+    """Run `python -c code *arguments` from a clean start; return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
 def finish(program: Program, timeout: float = 120) -> Finished:
     """Wait for a program; one that takes longer than `timeout` seconds is killed."""
     try:
@@ -114,7 +128,8 @@ def succeed(process: Program) -> str:
 def simulated_devices(count: int) -> Iterator[None]:
     """Inside, runs of this process use that many of its simulated devices, at most 8."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "devices", lambda: jax.devices()[:count])
+        for name in ("devices", "local_devices"):
+            patch.setattr(parallel, name, lambda: jax.devices()[:count])
         yield
 
 
@@ -127,13 +142,13 @@ def train_tiny(folder: Path, *arguments: object, devices: int = 1) -> Any:
 
 def saved_steps(folder: Path) -> list[int]:
     """The steps of which a run has checkpoints; what a kill left behind stays as it is."""
-    with contextlib.closing(Checkpoints(folder / "checkpoints", read_only=True)) as checkpoints:
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
         return checkpoints.steps()
 
 
 def saved_state(folder: Path, step: int | None = None) -> dict[str, np.ndarray]:
     """Every array of a checkpoint, the last by default, by its path in the `TrainState`."""
-    state = restore(folder, step).state
+    state = to_stored(restore(folder, step).state)
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 

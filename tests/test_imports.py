@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 # A room imports from the rows above its own, and within its own; never from its neighbours.
 ROWS: list[set[str]] = [
-    {"errors", "ops", "figures", "losses", "metrics"},
+    {"errors", "atomic_write", "ops", "figures", "losses", "metrics"},
     {"models", "optim", "data", "runs"},
     {"augment", "devices"},
     {"experiment"},
@@ -32,7 +32,6 @@ FENCES = {  # which rooms may import a package
     "simplejpeg": {"data", "experiments"},
     "h5py": {"data"},
     "orbax": {"runs/checkpoint"},
-    "safetensors": {"runs/arrays", "runs/checkpoint"},
     "matplotlib": {"figures"},
     "scipy": {"evaluate"},
     "torch": {"experiments"},  # the peer of experiments/bench/speed, and nothing else

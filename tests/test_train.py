@@ -1,6 +1,5 @@
 """The loop: what a run leaves behind, and the resume law, up to a kill at any instant."""
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -255,7 +254,7 @@ def test_a_resumed_run_is_not_renewed_twice(tmp_path: Path) -> None:
 
 def last_state(experiment: Experiment, folder: Path) -> TrainState:
     like = jax.eval_shape(lambda: init_state(experiment))
-    with contextlib.closing(Checkpoints(folder / "checkpoints", read_only=True)) as checkpoints:
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
         return checkpoints.restore(checkpoints.steps()[-1], like)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from cnn_jax import runs
 from cnn_jax.errors import UserError
+from cnn_jax.runs.arrays import to_stored
 from cnn_jax.runs.journal import last_step
 from cnn_jax.trained import restore
 
@@ -145,7 +146,7 @@ def _steps(folder: Path) -> int:
 
 
 def _by_name(state: Any) -> dict[str, bytes]:
-    leaves = jax.tree_util.tree_leaves_with_path(state)
+    leaves = jax.tree_util.tree_leaves_with_path(to_stored(state))
     return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in leaves}
 
 

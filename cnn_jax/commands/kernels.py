@@ -17,8 +17,8 @@ from cnn_jax.commands.arguments import (
 )
 from cnn_jax.figures import maps as figures
 from cnn_jax.figures import save
-from cnn_jax.see.network import chosen
-from cnn_jax.see.network import kernels as kernels_of
+from cnn_jax.see.layers import chosen
+from cnn_jax.see.layers import kernels as kernels_of
 from cnn_jax.trained import open_network
 
 

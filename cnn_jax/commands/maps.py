@@ -22,7 +22,7 @@ from cnn_jax.errors import UserError
 from cnn_jax.figures import maps as figures
 from cnn_jax.figures import save
 from cnn_jax.see.images import example, open_file
-from cnn_jax.see.network import chosen, look
+from cnn_jax.see.layers import chosen, look
 from cnn_jax.trained import Trained, open_network
 
 

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+from cnn_jax.atomic_write import atomic_write
 
 FOLDER = "cnn_jax"  # inside the folder of the prepared dataset
 
@@ -39,28 +39,9 @@ def remember(
     text = json.dumps(measured | {"stamp": current_stamp}, indent=2) + "\n"
     for path in places:
         try:
-            write(path, lambda file: file.write(text.encode()))
+            with atomic_write(path) as file:
+                file.write(text.encode())
             break
         except OSError:
             continue  # a folder that cannot be written
     return measured
-
-
-def _umask() -> int:
-    """Of this process; there is no way to read it but to set it."""
-    os.umask(mask := os.umask(0o077))
-    return mask
-
-
-def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
-    """Writes `path` so that a reader, or a crash, sees all of it or none. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            fill(file)
-            os.fchmod(descriptor, 0o666 & ~_umask())  # others may read a dataset that is shared
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

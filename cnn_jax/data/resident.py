@@ -3,11 +3,11 @@
 import json
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from cnn_jax.atomic_write import atomic_write
 from cnn_jax.data import cache
 from cnn_jax.data.datasets import Batch, Dataset
 
@@ -78,10 +78,12 @@ def _decode_and_save(dataset: Dataset, split: str, start: int, stop: int) -> Bat
     paths = _paths(dataset, split, start, stop)
     try:
         for key, values in arrays.items():
-            cache.write(paths[key], partial(np.save, arr=values))
+            with atomic_write(paths[key]) as file:
+                np.save(file, values)
         receipt = {key: _checksum(values) for key, values in arrays.items()}
         text = json.dumps({**receipt, "stamp": cache.stamp(_folder_of(dataset))})
-        cache.write(paths["receipt"], lambda file: file.write(text.encode()))
+        with atomic_write(paths["receipt"]) as file:
+            file.write(text.encode())
     except OSError:
         pass  # the folder cannot be written or the disk is full: decoded again next time
     return arrays

@@ -1,4 +1,4 @@
-"""A run on disk: its folder, receipt, checkpoints and journal."""
+"""A run on disk: its folder, receipt, checkpoints and metrics."""
 
 from cnn_jax.runs.folder import (
     check,

@@ -1,17 +1,15 @@
-"""A tree of arrays by name: what it holds, its checksum, and one file of it.
+"""Describe and hash a pytree of arrays, and turn it into NumPy arrays that can be stored.
 
-The file is in the safetensors format, which reads without this package and without JAX.
+Typed random keys (`jax.random.key`) may be among the arrays, in an optimizer's state for example.
+They are stored and hashed as their bits.
 """
 
 import hashlib
-import os
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import load_file, save_file
 
 
 def describe(tree: Any) -> dict[str, str]:
@@ -21,40 +19,51 @@ def describe(tree: Any) -> dict[str, str]:
 
 
 def sha256(tree: Any) -> str:
-    """Of the names, types, shapes and bytes of a tree's arrays: equal if and only if they are."""
+    """Hash the names, types, shapes and bytes of a tree's arrays."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.ascontiguousarray(leaf)
+        array = np.ascontiguousarray(_stored(leaf))
         name = jax.tree_util.keystr(path)
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(f"{name} {leaf.dtype} {array.shape}\n".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
-def write(tree: Any, path: Path) -> None:
-    """Write the arrays of a tree, named as in `params/C1/bias`, and see them on the disk.
-
-    Raises:
-        OSError, safetensors.SafetensorError: there is no room, or no leave to write.
-    """
-    save_file({name: np.asarray(leaf, order="C") for name, leaf in _named(tree).items()}, path)
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+def to_stored(tree: Any) -> Any:
+    """Turn all leaves into NumPy arrays, which may share memory with the leaves."""
+    return jax.tree.map(_stored, tree)
 
 
-def read(path: Path, like: Any) -> Any:
-    """The tree that was written to `path`, as NumPy arrays in the structure of `like`.
+def stored_shapes(like: Any) -> Any:
+    """The shapes and types of `to_stored(tree)` for a tree like `like`, as `ShapeDtypeStruct`s."""
 
-    What the file holds is not compared with the types and shapes of `like`.
+    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
+        leaf = _stored(_blank_key(leaf)) if _is_key(leaf) else leaf
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
-    Raises:
-        OSError, safetensors.SafetensorError, KeyError: the file cannot be read, or not all the
-            names of `like` are there.
-    """
-    held: Mapping[str, np.ndarray] = load_file(path)
-    return jax.tree.unflatten(jax.tree.structure(like), [held[name] for name in _named(like)])
+    return jax.tree.map(shape, like)
 
 
-def _named(tree: Any) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+def from_stored(stored: Any, like: Any) -> Any:
+    """Undo `to_stored`: the same arrays, with random keys where `like` has them."""
+
+    def restored(leaf: Any, array: np.ndarray) -> Any:
+        if not _is_key(leaf):
+            return array
+        impl = jax.random.key_impl(_blank_key(leaf))
+        return jax.random.wrap_key_data(jnp.asarray(array), impl=impl)
+
+    return jax.tree.map(restored, like, stored)
+
+
+def _stored(leaf: Any) -> np.ndarray:
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _blank_key(like: Any) -> jax.Array:
+    """Keys of a shape and type: `jax.random` asks arrays, not shapes, which generator is theirs."""
+    return jnp.empty(like.shape, like.dtype)

@@ -1,51 +1,64 @@
-"""Save and restore any pytree of arrays, and know damage when it is met. The only file that says
-Orbax.
+"""Save and restore any pytree of arrays with Orbax, and find damage. The only file that uses Orbax.
 
-Arrays are copied to the host before they are written, so a checkpoint has no trace of the devices
-that made it (it restores on any number of them), training may go on and reuse its buffers while
-the write is under way, and a write that is killed half-way is never taken for a checkpoint
-(Orbax writes beside, then renames).
+A checkpoint is what Orbax's `StandardSave` writes, in the folder STEP/default, so that
+`ocp.StandardCheckpointer().restore("RUN/checkpoints/STEP/default")` and an `ocp.CheckpointManager`
+of RUN/checkpoints read it. Orbax copies the arrays before `save` returns, so that training can go
+on and reuse its buffers while they are written. It writes into a folder beside and renames that, so
+a save that is killed half-way is never taken for a checkpoint.
 
-Orbax's steps, folders, barriers and policies are used as they are; the arrays themselves go into
-one file, STEP/state/arrays.safetensors. Orbax's own handlers would write them as TensorStore does,
-in pieces and in parallel, which costs 2 ms of Python per array: for a small network, saved often,
-more than training itself leaves to spare.
+The arrays are saved as NumPy arrays, without a trace of the devices that computed them: they
+restore on any number of devices.
 
-Every checkpoint holds the shapes and a SHA-256 of its arrays. What is read is compared with it:
-arrays that come back are those that were saved, or `Damaged` is raised.
+Orbax's metadata of a step hold, besides the receipt, a SHA-256 of the arrays and one of the
+metadata themselves. What is read is compared with them: arrays that come back are those that were
+saved, or `Damaged` is raised.
 """
 
-import dataclasses
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
-from orbax.checkpoint import future
-from safetensors import SafetensorError
 
 from cnn_jax.errors import UserError
 from cnn_jax.runs import arrays
 
-WRITE_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError)
-ARRAYS = "arrays.safetensors"
+ITEM = "default"  # Orbax's own name: its managers find such an item without being told of it
+WRITE_ERRORS = (OSError, ValueError, RuntimeError)
+
+
+def quieten_orbax() -> None:
+    """Silence what Orbax prints of errors that it then raises, or that follow from those.
+
+    It logs their tracebacks. And when one of several reads or writes fails, it closes the event
+    loop that the others will report to, for each of which Python would print a traceback.
+    """
+
+    def print_unraisable(event: Any) -> None:
+        if str(event.exc_value) != "Event loop is closed":
+            sys.__unraisablehook__(event)
+
+    logging.set_verbosity(logging.FATAL)
+    sys.unraisablehook = print_unraisable
 
 
 class Damaged(UserError):
-    """A checkpoint whose files are not what was written."""
+    """A checkpoint is not what was saved."""
 
 
 class Checkpoints:
-    """The checkpoints of one run folder: the last `keep`, and the one with the highest `best`."""
+    """The checkpoints of a run, in one folder: the last `keep`, and the one with the best metric.
+
+    As a context manager it waits at the end for what is still being written.
+    """
 
     def __init__(
         self,
@@ -58,15 +71,13 @@ class Checkpoints:
         """Open the checkpoints in `folder`.
 
         Args:
-            best: the name of a metric; None keeps no best one.
-            receipt: what each checkpoint says of the run that wrote it, as JSON.
+            best: the metric by which the checkpoint with the highest value is kept; None for none.
+            receipt: stored with each checkpoint, as JSON: the run that wrote it.
         """
         self.folder = folder
         self._receipt = dict(receipt or {})
         self._metric = best
         self._scores: dict[int, float | None] = {}
-        self._thread = ThreadPoolExecutor(1, "checkpoint")
-        self._begun: Future[None] | None = None
         self._manager = ocp.CheckpointManager(
             folder.resolve(),
             options=ocp.CheckpointManagerOptions(
@@ -76,8 +87,7 @@ class Checkpoints:
                 read_only=read_only,
                 create=not read_only,
             ),
-            item_names=("state",),
-            item_handlers={"state": _OneFile()},
+            item_names=(ITEM,),
         )
 
     def latest(self) -> int | None:
@@ -85,80 +95,66 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def best(self) -> int | None:
-        """The step whose metric was highest when it was saved, or None; the last of equals."""
+        """The step with the highest metric, the last of equals; None if no step has that metric."""
         scored = [(score, n) for n in self.steps() if (score := self._score(n)) is not None]
         return max(scored)[1] if scored else None
 
     def steps(self) -> list[int]:
-        """All steps that were saved and kept, in order."""
+        """The steps that have a checkpoint, in ascending order."""
         return sorted(self._manager.all_steps())
 
     def present(self) -> list[int]:
-        """Steps with something by their name, newest first, whether it is a checkpoint or not."""
+        """The steps that name a file or folder, newest first, whether it is a checkpoint or not."""
         numbered = {int(path.name) for path in self.folder.glob("*") if path.name.isdecimal()}
         return sorted(numbered | set(self.steps()), reverse=True)
 
     def save(self, step: int, state: Any, metrics: Mapping[str, float] | None = None) -> None:
-        """Start writing `state` and return once it is copied; an earlier write is waited for.
+        """Copy `state` and start writing it; an earlier write is waited for.
 
-        Without `metrics` the checkpoint does not compete for the best. Before anything is read,
-        `wait`.
+        Without `metrics` the checkpoint does not compete for the best. Call `wait` before reading.
 
         Raises:
-            UserError: an earlier write failed, for want of space perhaps.
+            UserError: this write or an earlier one failed, for lack of space perhaps.
         """
         self.wait()
-        host = jax.tree.map(partial(np.array, order="C"), state)
-        evaluation = dict(metrics or {})
+        stored, evaluation = arrays.to_stored(state), dict(metrics or {})
         self._scores[step] = evaluation.get(self._metric or "")
-        if jax.process_count() > 1:  # Orbax's barriers keep their place among the steps
-            self._write(step, host, evaluation)
-        else:  # Orbax takes some ms to begin, in which a CPU or GPU would have nothing to do
-            self._begun = self._thread.submit(self._write, step, host, evaluation)
-
-    def _write(self, step: int, host: Any, evaluation: Mapping[str, float]) -> None:
-        about = json.dumps(
-            {
-                "sha256": arrays.sha256(host),
-                "arrays": arrays.describe(host),
-                "evaluation": evaluation,
-                "receipt": self._receipt,
-            }
-        )
+        about = {
+            "sha256": arrays.sha256(state),
+            "arrays": arrays.describe(state),
+            "evaluation": evaluation,
+            "receipt": self._receipt,
+        }
         try:
             self._manager.save(
                 step,
-                args=ocp.args.Composite(state=_Saved(host)),
+                args=ocp.args.Composite(**{ITEM: ocp.args.StandardSave(stored)}),
                 force=True,
-                custom_metadata={"about": about, "about_sha256": _text_sha256(about)},
+                custom_metadata=about | {"about_sha256": _json_sha256(about)},
             )
         except WRITE_ERRORS as error:
             raise self._unwritten(error) from error
 
     def about(self, step: int) -> dict[str, Any]:
-        """What a checkpoint says of itself: "sha256", "arrays", "evaluation" and "receipt".
+        """Read what was stored with the arrays: "sha256", "arrays", "evaluation" and "receipt".
 
         Raises:
             UserError: there is no such step.
             Damaged: it cannot be read.
         """
         if step not in self._manager.all_steps():
-            there = ", ".join(map(str, self.steps())) or "none"
-            raise UserError(f"{self.folder} has no checkpoint of step {step}; there are: {there}")
+            known = ", ".join(map(str, self.steps())) or "none"
+            raise UserError(f"{self.folder} has no checkpoint of step {step}; there are: {known}")
         try:
-            held = dict(self._manager.metadata(step).custom_metadata or {})
-            if not {"about", "about_sha256"} <= held.keys():
-                raise ValueError("it has no checksum, or is of an older version of this package")
-            if _text_sha256(held["about"]) != held["about_sha256"]:
-                raise ValueError(
-                    "what it says of itself does not have the checksum it was saved with"
-                )
-            return json.loads(held["about"])
-        except Exception as error:  # whatever the reader of a damaged file comes to
+            about = dict(self._manager.metadata(step).custom_metadata or {})
+            if about.pop("about_sha256", None) != _json_sha256(about):
+                raise ValueError("its metadata do not have the checksum they were saved with")
+            return about
+        except Exception as error:  # readers of damaged files raise all sorts of things
             raise self._damaged(step, error) from error
 
     def restore(self, step: int, like: Any) -> Any:
-        """Read the state of `step` as NumPy arrays.
+        """Read the state of `step` as NumPy arrays; random keys come back as keys.
 
         Args:
             like: a pytree of arrays or `jax.ShapeDtypeStruct` with the structure that was saved.
@@ -167,34 +163,35 @@ class Checkpoints:
             UserError: there is no such step, or its arrays are not those of `like`.
             Damaged: what is read is not what was saved.
         """
-        about, wanted = self.about(step), arrays.describe(like)
-        if about["arrays"] != wanted:
-            there = about["arrays"]
-            name = next(n for n in (*wanted, *there) if wanted.get(n) != there.get(n))
+        about, expected = self.about(step), arrays.describe(like)
+        saved = about["arrays"]
+        if saved != expected:
+            name = next(n for n in (*expected, *saved) if expected.get(n) != saved.get(n))
             raise UserError(
                 f"checkpoint {self.folder / str(step)} is of another model or optimizer: {name} is "
-                f"{there.get(name, 'absent')} there and {wanted.get(name, 'absent')} here"
+                f"{saved.get(name, 'absent')} there and {expected.get(name, 'absent')} here"
             )
         try:
-            args = ocp.args.Composite(state=_Restored(like))
-            restored = self._manager.restore(step, args=args)["state"]
-        except Exception as error:  # whatever the reader of a damaged file comes to
+            shapes = ocp.args.StandardRestore(arrays.stored_shapes(like))
+            restored = self._manager.restore(step, args=ocp.args.Composite(**{ITEM: shapes}))
+            state = arrays.from_stored(restored[ITEM], like)
+        except Exception as error:  # readers of damaged files raise all sorts of things
             raise self._damaged(step, error) from error
-        if arrays.sha256(restored) != about["sha256"]:
+        if arrays.sha256(state) != about["sha256"]:
             raise self._damaged(step, "its arrays do not have the checksum they were saved with")
-        return restored
+        return state
 
     def restore_newest(
         self, like: Any, say: Callable[[str], object], set_aside: Path | None = None
     ) -> tuple[int, Any] | None:
-        """Read the newest checkpoint that is whole: `(step, state)`, or None if there are none.
+        """Read the newest whole checkpoint: `(step, state)`, or None if there is no checkpoint.
 
         Args:
-            say: told of each damaged one that is passed over.
-            set_aside: where those are moved, so that their steps can be saved again.
+            say: called with a line about each damaged checkpoint that is passed over.
+            set_aside: the folder to move those to, so that their steps can be saved again.
 
         Raises:
-            UserError: there are checkpoints and none is whole, or they are not of `like`.
+            UserError: none of the checkpoints is whole, or their arrays are not those of `like`.
         """
         steps = self.present()
         for step in steps:
@@ -219,17 +216,17 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Return when everything saved is on disk. Raises UserError for a write that failed."""
-        begun, self._begun = self._begun, None
-        if begun is not None:
-            begun.result()
         try:
             self._manager.wait_until_finished()
         except WRITE_ERRORS as error:
             raise self._unwritten(error) from error
 
     def close(self) -> None:
-        self._thread.shutdown()
-        self._manager.close()
+        """Wait, as `wait` does, and release Orbax's threads."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -245,14 +242,14 @@ class Checkpoints:
                 self._scores[step] = None
         return self._scores.get(step)
 
-    def _set_aside(self, steps: list[int], elsewhere: Path | None) -> None:
-        if not steps or elsewhere is None:
+    def _set_aside(self, steps: list[int], target: Path | None) -> None:
+        if not steps or target is None:
             return
         if jax.process_index() == 0:
-            elsewhere.mkdir(parents=True, exist_ok=True)
+            target.mkdir(parents=True, exist_ok=True)
             for step in steps:
-                count = len(list(elsewhere.glob(f"{step}*")))
-                shutil.move(self.folder / str(step), elsewhere / f"{step}-{count}")
+                count = len(list(target.glob(f"{step}*")))
+                shutil.move(self.folder / str(step), target / f"{step}-{count}")
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("damaged checkpoints set aside")
         self._manager.reload()
@@ -262,16 +259,16 @@ class Checkpoints:
         return Damaged(f"checkpoint {self.folder / str(step)} is damaged: {reason[:300]}")
 
     def _unwritten(self, error: Exception) -> UserError:
-        whole = self.latest()
-        last = "there is none" if whole is None else f"the last whole one is of step {whole}"
+        latest = self.latest()
+        last = "there is none" if latest is None else f"the last whole one is of step {latest}"
         reason = " ".join(str(error).split())
         return UserError(f"no checkpoint can be written to {self.folder}, {last}: {reason[-300:]}")
 
 
 class _Best:
-    """Orbax's rule for what to keep, by a score that the metadata holds.
+    """Preserve the best checkpoint by a score that its metadata hold.
 
-    Orbax's own metrics are a file that a manager of checkpoints cannot be opened without.
+    Orbax's own metrics are a file without which a manager of checkpoints cannot be opened.
     """
 
     def __init__(self, best: Callable[[], int | None]):
@@ -282,36 +279,5 @@ class _Best:
         return [info.step == best for info in checkpoints]
 
 
-def _text_sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-class _OneFile(ocp.AsyncCheckpointHandler):
-    """Orbax's way to be told how a part of a checkpoint is written and read."""
-
-    def save(self, directory: Path, args: "_Saved") -> None:
-        if jax.process_index() == 0:  # all processes have the same state
-            arrays.write(args.state, directory / ARRAYS)
-
-    async def async_save(self, directory: Path, args: "_Saved") -> list[future.Future]:
-        async def save() -> None:
-            self.save(directory, args)
-
-        return [future.CommitFutureAwaitingContractedSignals(save(), name="arrays")]
-
-    def restore(self, directory: Path, args: "_Restored") -> Any:
-        if (directory / "_METADATA").exists():
-            raise ValueError("its arrays are as an older version of this package wrote them")
-        return arrays.read(directory / ARRAYS, args.like)
-
-
-@ocp.args.register_with_handler(_OneFile, for_save=True)
-@dataclasses.dataclass
-class _Saved(ocp.args.CheckpointArgs):
-    state: Any
-
-
-@ocp.args.register_with_handler(_OneFile, for_restore=True)
-@dataclasses.dataclass
-class _Restored(ocp.args.CheckpointArgs):
-    like: Any
+def _json_sha256(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What a run's numbers depend on besides its experiment: code, versions, devices, settings."""
+"""Code, versions, devices, settings: what a run's numbers depend on besides its experiment."""
 
 import ast
 import hashlib
@@ -22,16 +22,16 @@ JAX_SETTINGS = (
     "jax_default_prng_impl",
     "jax_threefry_partitionable",
 )
-# What may differ without a word: how many cores decides how fast, not what comes out, and the
-# revision says less than the hash of the source.
+# Differences that are not reported: the number of cores changes the speed and not the results, and
+# the revision says less than the hash of the source.
 HARMLESS = ("cores", "revision")
 
 
 def environment() -> dict[str, Any]:
-    """Everything outside the experiment that decides the numbers of this process, as JSON has it.
+    """Everything outside the experiment that decides the numbers of this process, as JSON values.
 
-    The packages are `ROOTS` and all that they require. `source_sha256` is of the files of the
-    package itself: unlike `revision` it is there without git, and changes with every edit.
+    The packages are `ROOTS` and all that they require. `source_sha256` is a hash of this package's
+    files: unlike `revision` it needs no git and changes with every edit.
     """
     devices = jax.devices()
     return {
@@ -52,9 +52,9 @@ def environment() -> dict[str, Any]:
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Where two environments differ, a phrase for each; empty if the numbers should be the same.
+    """A phrase for each difference of two environments; none if the numbers should be the same.
 
-    What one of them does not say, a receipt of an older version perhaps, is not compared.
+    A field that one of them lacks is not compared: older records have fewer.
     """
 
     def flat(environment: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def source_sha256(folder: Path = Path(__file__).parents[1]) -> str:
-    """Of the names and contents of a package's Python files."""
+    """Hash the names and contents of a package's Python files."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         content = path.read_bytes()
@@ -82,24 +82,24 @@ def source_sha256(folder: Path = Path(__file__).parents[1]) -> str:
 
 
 def imported_scripts(script: Path) -> dict[str, str]:
-    """The files beside a script or in `experiments/` that it imports, however indirectly, by name,
-    and their SHA-256: a recipe may be another script's.
+    """Hash the scripts that a script imports, directly or not: {module: SHA-256}.
 
-    Read from the text, so that it does not matter what else this process has loaded.
+    Those are the files beside it or in `experiments/`; a recipe may be another script's. They are
+    read from the text, so that it does not matter what else this process has loaded.
     """
-    folders, found, waiting = (script.parent, Path(__file__).parents[2]), {}, [script]
+    folders, hashes, waiting = (script.parent, Path(__file__).parents[2]), {}, [script]
     while waiting:
         for name in _imported(waiting.pop().read_text()):
             paths = [folder / f"{name.replace('.', '/')}.py" for folder in folders]
             path = next(filter(Path.is_file, paths), None)
-            if path is not None and name not in found and not name.startswith("cnn_jax."):
-                found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            if path is not None and name not in hashes and not name.startswith("cnn_jax."):
+                hashes[name] = hashlib.sha256(path.read_bytes()).hexdigest()
                 waiting.append(path)
-    return dict(sorted(found.items()))
+    return dict(sorted(hashes.items()))
 
 
 def _imported(source: str) -> set[str]:
-    """Names that may be modules."""
+    """The names that a source text imports; not all need be modules."""
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -109,25 +109,25 @@ def _imported(source: str) -> set[str]:
     return names
 
 
-@cache  # a process asks several times, for a fifth of a small network's start
+@cache  # asked for several times by a process, and a fifth of a small network's start
 def _versions() -> Mapping[str, str]:
-    """Of `ROOTS` and what they need here, by name."""
-    found: dict[str, str] = {}
+    """The versions of `ROOTS` and of all that they require on this machine, by package."""
+    versions: dict[str, str] = {}
     waiting: list[str] = list(ROOTS)
     while waiting:
         name = waiting.pop().lower().replace("_", "-")
-        if name in found:
+        if name in versions:
             continue
         try:
             package = importlib.metadata.metadata(name)
         except importlib.metadata.PackageNotFoundError:
             continue  # a dependency that is optional after all
-        found[name] = package["Version"]
+        versions[name] = package["Version"]
         for line in package.get_all("Requires-Dist") or ():
-            needed = Requirement(line)
-            if needed.marker is None or needed.marker.evaluate({"extra": ""}):
-                waiting.append(needed.name)
-    return dict(sorted(found.items()))
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                waiting.append(requirement.name)
+    return dict(sorted(versions.items()))
 
 
 def processor() -> str:
@@ -136,20 +136,20 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.machine())
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
 
 
 def _git_revision() -> str | None:
     """`git describe` of the package's checkout, `-dirty` when files differ; None without git."""
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty"]
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=10
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None
+    return process.stdout.strip() or None
 
 
 def _short(value: Any) -> str:

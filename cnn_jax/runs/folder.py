@@ -1,10 +1,10 @@
-"""The run folder: what a run is made of, so that it can be built again from the folder alone.
+"""The run folder. It holds all that is needed to build the run again:
 
 config.json       the experiment's name, its resolved config, options and environment
-experiment.py     the script as it was; loading a run executes this copy
-checkpoints/      one folder per step kept, each with a copy of the two above
-damaged/          checkpoints that were found not to be whole, and passed over
-metrics.jsonl     training means and evaluations, repeatable byte for byte
+experiment.py     a copy of the script; loading the run executes it
+checkpoints/      one folder for each step kept, with a copy of the two files above in it
+damaged/          checkpoints that were not whole and were passed over
+metrics.jsonl     means over training steps, and evaluations; repeatable byte for byte
 timing.jsonl      images/s and seconds, not repeatable
 tensorboard/      the same curves for TensorBoard
 result.json       the final, exact evaluation
@@ -17,24 +17,30 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cnn_jax.atomic_write import atomic_write
 from cnn_jax.errors import UserError
 from cnn_jax.runs.environment import differences, environment, imported_scripts
 
-# Fields of a config that decide which examples a step sees, and under which keys.
+# The content of config.json.
+NAMES = (
+    "experiment", "config", "dataset", "several", "imports", "options", "environment", "overridden"
+)  # fmt: skip
+# Fields of a config that decide which examples a step sees, and under which random keys.
 ORDER = ("dataset", "train_split", "batch_size", "seed")
 
 
 def find_script(config_class: type[Any], build: Callable[..., Any]) -> Path:
-    """The experiment's file: the program itself if one of the two is defined there, else `build`'s.
+    """Find the file of an experiment: the program if it defines one of the two, else `build`'s.
 
     Raises:
-        UserError: there is no such file, or it does not name the two `Config` and `build`, by which
-            a copy of it is loaded again.
+        UserError: there is no such file, or the names in it are not `Config` and `build`, which a
+            copy of it is loaded by.
     """
     owners = [x.__module__ for x in (config_class, build)]
     module = sys.modules["__main__" if "__main__" in owners else build.__module__]
@@ -48,8 +54,9 @@ def find_script(config_class: type[Any], build: Callable[..., Any]) -> Path:
 
 
 def default_folder(script: Path, config: Any, several: Mapping[str, Any] | None = None) -> Path:
-    """`runs/EXPERIMENT-HASH`, of config and script, and of the scripts that it imports: the same
-    resumes, another starts anew.
+    """`runs/EXPERIMENT-HASH`, with a hash of the config, the script and the scripts it imports.
+
+    So the same command resumes its run, and a changed one starts another.
     """
     described = to_json(config) | dict(several or {}) | imported_scripts(script)
     content = json.dumps(described, sort_keys=True).encode() + script.read_bytes()
@@ -62,21 +69,29 @@ def identity(
     dataset: dict[str, Any],
     several: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What makes a run the run that it is; `dataset` says of which data, `several` how often it is
-    trained side by side, if more than once.
+    """What a run is recognized by.
+
+    Args:
+        dataset: the name, version and hashes of its data.
+        several: the seeds or values that are trained side by side, if there are several.
     """
-    own = {"experiment": script.stem, "config": to_json(config), "dataset": dataset}
-    return own | {"several": dict(several or {}), "imports": imported_scripts(script)}
+    return {
+        "experiment": script.stem,
+        "config": to_json(config),
+        "dataset": dataset,
+        "several": dict(several or {}),
+        "imports": imported_scripts(script),
+    }
 
 
 @contextlib.contextmanager
 def claim(
     folder: Path, script: Path, identity: dict[str, Any], options: Any, override: bool = False
 ) -> Iterator[None]:
-    """Make the run folder, or go on with it, and keep other programs out of it meanwhile.
+    """Create or reopen the run folder, and lock other programs out of it inside the block.
 
-    `override` lets it go on with another config, which is then the run's; "overridden" in
-    config.json keeps the ones before. What is in `ORDER` must stay.
+    `override` allows another config than the folder's, which it replaces; "overridden" in
+    config.json keeps the earlier ones. The fields in `ORDER` may not change.
 
     Raises:
         UserError: the folder holds another run or something else, is in use or cannot be written.
@@ -85,25 +100,27 @@ def claim(
     if not is_new:
         check(folder, script, _overriding(folder, identity) if override else identity)
     elif folder.exists():
-        ours = {"experiment.py", ".config.json", ".lock"}  # of a start that was killed here
-        if not (folder.is_dir() and {path.name for path in folder.iterdir()} <= ours):
+        # A start that was killed before config.json was written may be repeated.
+        partial = re.compile(r"experiment\.py|\.lock|\.config\.json\..*")
+        if not (folder.is_dir() and all(partial.fullmatch(p.name) for p in folder.iterdir())):
             raise UserError(f"{folder} is not a run folder and not empty: choose another --workdir")
     content = identity | {"options": to_json(options), "environment": environment()}
+    content |= {"overridden": []}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it goes when the process does
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends
         if is_new:
             (folder / "experiment.py").write_bytes(script.read_bytes())
-            # The config comes last and whole: it is what makes the folder a run.
+            # Last, and whole or not at all, since it makes the folder a run.
             _write_config(folder, content)
         elif override:
-            there = describe(folder)
-            if there["config"] != identity["config"]:
-                before = [*there["overridden"], there["config"]]
-                if (result := folder / "result.json").exists():  # of the end that it had
-                    result.rename(folder / f"result-{len(before)}.json")
-                _write_config(folder, there | identity | {"overridden": before})
+            saved = describe(folder)
+            if saved["config"] != identity["config"]:
+                overridden = [*saved["overridden"], saved["config"]]
+                if (result := folder / "result.json").exists():  # the run had ended
+                    result.rename(folder / f"result-{len(overridden)}.json")
+                _write_config(folder, saved | identity | {"overridden": overridden})
     except BlockingIOError as error:
         raise UserError(f"{folder} is in use: another program is training there") from error
     except OSError as error:
@@ -113,26 +130,23 @@ def claim(
 
 
 def _overriding(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """The identity with the folder's own config, but for what may not be overridden."""
+    """The identity with the folder's config, except for the fields that may not be overridden."""
     kept = {name: value for name, value in identity["config"].items() if name in ORDER}
     return identity | {"config": describe(folder)["config"] | kept}
 
 
 def _write_config(folder: Path, content: dict[str, Any]) -> None:
-    (folder / ".config.json").write_text(json.dumps(content, indent=2) + "\n")
-    (folder / ".config.json").replace(folder / "config.json")
+    with atomic_write(folder / "config.json") as file:
+        file.write(f"{json.dumps(content, indent=2)}\n".encode())
 
 
 def check(folder: Path, script: Path, identity: dict[str, Any]) -> None:
-    """Refuse a folder whose run is of another experiment, config, dataset or script.
+    """Refuse a folder that holds a run of another experiment, config, dataset or script.
 
     Raises:
-        UserError: it names each difference.
+        UserError: there are differences; it names each.
     """
-    there = describe(folder)
-    if there["imports"] is None:  # of a version that did not note them
-        identity = identity | {"imports": None}
-    old, new = _flat(there), _flat(identity)
+    old, new = _flat(describe(folder)), _flat(identity)
     differences = [
         f"{name} is {old.get(name)!r} there and {new.get(name)!r} here"
         for name in dict.fromkeys((*new, *old))
@@ -156,7 +170,7 @@ def load(folder: Path) -> tuple[Callable[..., Any], Any, Path | None]:
         `(build, config, data_dir)`: `build(config, data_dir)` is the experiment as it was trained.
 
     Raises:
-        UserError: no run there, or its script cannot be imported here.
+        UserError: there is no run, or its script cannot be imported here.
     """
     content = describe(folder)
     name = f"cnn_jax_run_{content['experiment']}"
@@ -175,14 +189,14 @@ def load(folder: Path) -> tuple[Callable[..., Any], Any, Path | None]:
 
 
 def steps_per_epoch(folder: Path) -> float | None:
-    """Of a run whose config has a batch size; None of others."""
+    """The length of an epoch; None if the run's config has no batch size."""
     described = describe(folder)
     batch_size = described["config"].get("batch_size")
     return described["dataset"]["train"] / batch_size if batch_size else None
 
 
 def to_json(scalars: Any) -> dict[str, Any]:
-    """A dataclass of scalars as JSON gives it back: floats as floats, paths absolute."""
+    """Turn a dataclass of scalars into what JSON returns: floats as floats, paths absolute."""
 
     def value_of(field: dataclasses.Field) -> Any:
         value = getattr(scalars, field.name)
@@ -195,7 +209,7 @@ def to_json(scalars: Any) -> dict[str, Any]:
 
 
 def flags(scalars: Mapping[str, Any]) -> list[str]:
-    """Command-line flags that give a script's config or options these values, None left out."""
+    """The command-line flags that set a config or options to these values; None is left out."""
     written: list[str] = []
     for name, value in scalars.items():
         flag = name.replace("_", "-")
@@ -207,26 +221,25 @@ def flags(scalars: Mapping[str, Any]) -> list[str]:
 
 
 def command(script: Path, arguments: Sequence[str]) -> list[str]:
-    """The command line that runs a script as a program, by this Python."""
+    """The command line that runs a script with this Python."""
     return [sys.executable, str(script), *arguments]
 
 
 def search_path() -> dict[str, str]:
-    """The variable with which a script finds this package and what lies in the current folder."""
+    """The environment variable that lets a script import this package and the current folder."""
     here = [os.getcwd(), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     return {"PYTHONPATH": os.pathsep.join(filter(None, here))}
 
 
 def environment_changes(folder: Path) -> list[str]:
-    """Where this process's environment differs from the one that the run began in."""
+    """The differences between this process's environment and the one that the run began in."""
     return differences(describe(folder)["environment"], environment())
 
 
 def receipt(folder: Path, seed: int) -> dict[str, Any]:
-    """What each checkpoint of a run says: its config.json, the script, and where it runs now.
+    """What is stored with each checkpoint: config.json, the script and this process's environment.
 
-    The environment is that of this process; a run may go on elsewhere than it began. {} for a
-    folder that is not a run's.
+    A run may go on in another environment than it began in. {} if the folder is not a run folder.
     """
     if not (folder / "config.json").exists():
         return {}
@@ -238,12 +251,7 @@ def describe(folder: Path) -> dict[str, Any]:
     """The content of config.json. Raises UserError if there is none or it is damaged."""
     try:
         content = json.loads((folder / "config.json").read_text())
-        names = ("experiment", "config", "dataset", "options", "environment")
-        return {name: content[name] for name in names} | {
-            "several": content.get("several", {}),
-            "overridden": content.get("overridden", []),
-            "imports": content.get("imports"),
-        }
+        return {name: content[name] for name in NAMES}
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{folder} is not a run folder: it has no config.json") from error
     except (ValueError, TypeError, KeyError) as error:
@@ -251,8 +259,11 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def _flat(identity: dict[str, Any]) -> dict[str, Any]:
-    """One level of names; of different experiments only the names matter."""
-    dataset = {f"the dataset's {name}": value for name, value in identity["dataset"].items()}
-    own = {**identity["config"], **identity["several"]}
-    own |= {f"the script {name}": sha[:12] for name, sha in (identity["imports"] or {}).items()}
-    return {"experiment": identity["experiment"], **own, **dataset}
+    """What is compared of two identities, by the name that messages call it."""
+    return {
+        "experiment": identity["experiment"],
+        **identity["config"],
+        **identity["several"],
+        **{f"the script {name}": sha[:12] for name, sha in identity["imports"].items()},
+        **{f"the dataset's {name}": value for name, value in identity["dataset"].items()},
+    }

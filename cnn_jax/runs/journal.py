@@ -1,4 +1,4 @@
-"""What a run writes and shows while it goes: metrics.jsonl, timing.jsonl, TensorBoard, progress.
+"""Write and show the metrics of a run: metrics.jsonl, timing.jsonl, TensorBoard, progress bar.
 
 `metrics.jsonl` holds only what the laws make repeatable (no clock), so that two runs can be
 compared byte for byte; `timing.jsonl` holds the rest.
@@ -6,7 +6,6 @@ compared byte for byte; `timing.jsonl` holds the rest.
 
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -17,12 +16,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cnn_jax.atomic_write import atomic_write
 from cnn_jax.errors import UserError
 
 
 @contextlib.contextmanager
 def _not_installed(name: str) -> Iterator[None]:
-    """Inside, an import of what was not imported before fails."""
+    """Make imports of a package fail inside the block, unless it is imported already."""
     hidden = name not in sys.modules
     if hidden:
         sys.modules[name] = None  # pyright: ignore[reportArgumentType]
@@ -31,16 +31,16 @@ def _not_installed(name: str) -> Iterator[None]:
         del sys.modules[name]
 
 
-# tensorboardX imports PyTorch wherever it finds it: seconds, for the name of a type.
+# tensorboardX imports PyTorch if it is installed, which takes seconds, for the name of a type.
 with _not_installed("torch"):
     from tensorboardX import SummaryWriter
 
 
 class Record:
-    """The open books of one run. With `quiet` (all processes but one) every call does nothing."""
+    """Writes and shows one run's metrics. With `quiet` (all processes but one) it does nothing."""
 
     def __init__(self, folder: Path, step: int, total_steps: int, quiet: bool = False):
-        """Open the books of `folder` at `step`; lines after it, from a run that was killed, go."""
+        """Open the files of `folder` at `step`, and remove later lines of a run that was killed."""
         self._quiet = quiet
         self._compiled: set[int] = set()  # lengths of dispatches
         self._since: tuple[float, int] | None = None  # when, and at which step, the clock started
@@ -57,7 +57,7 @@ class Record:
             filename_suffix=f".{step}",  # two starts in one second write two files
         )
         self._progress = Progress(
-            BarColumn(bar_width=10),  # so narrow that all fits a terminal of 80 columns
+            BarColumn(bar_width=10),  # narrow, so that all fits a terminal of 80 columns
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[shown]}"),
@@ -77,9 +77,9 @@ class Record:
 
     @contextlib.contextmanager
     def dispatch(self, start: int, stop: int) -> Iterator[None]:
-        """Around the call that computes steps `[start, stop)`; then the progress bar moves on.
+        """Move the progress bar on when the block, which computes steps `[start, stop)`, ends.
 
-        The first of its length is compiled in there: that time is kept out of images/s.
+        The first dispatch of a length is compiled in the block: that is kept out of images/s.
         """
         is_new = stop - start not in self._compiled
         self._compiled.add(stop - start)
@@ -92,15 +92,17 @@ class Record:
 
     @contextlib.contextmanager
     def clock_stopped(self) -> Iterator[None]:
-        """Keep what happens inside out of images/s."""
+        """Keep the time that the block takes out of images/s."""
         before = time.perf_counter()
         yield
         if not self._quiet and self._since is not None:
             self._since = (self._since[0] + time.perf_counter() - before, self._since[1])
 
     def training(self, step: int, metrics: Mapping[str, Any], examples: int) -> None:
-        """Write the means over the steps since the last call, and how fast they went, at so many
-        examples per step.
+        """Write the means over the steps since the last call, and the speed.
+
+        Args:
+            examples: the number of them in a step.
         """
         if self._quiet:
             return
@@ -121,13 +123,13 @@ class Record:
             self.say(f"step {step}/{self._total}  {shown(metrics)}{speed}{left}")
 
     def evaluation(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
-        """Write an exact evaluation."""
+        """Write the metrics of an evaluation."""
         if not self._quiet:
             self._write(step, split, metrics)
             self.say(f"step {step}/{self._total}  {split}: {shown(metrics)}")
 
     def flush(self) -> None:
-        """Return when TensorBoard's events are on disk; the other files are always."""
+        """Write TensorBoard's events to the disk; the other files are never behind."""
         if not self._quiet:
             self._tensorboard.flush()
 
@@ -148,37 +150,38 @@ class Record:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(json.dumps(content, indent=2) + "\n")
-    scratch.replace(path)
+    with atomic_write(path) as file:
+        file.write(f"{json.dumps(content, indent=2)}\n".encode())
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a .jsonl file; a last line that a kill cut short is left out."""
+    """Read a .jsonl file, without a last line that a kill cut short."""
     lines = path.read_text().split("\n")[:-1] if path.exists() else []
     return [json.loads(line) for line in lines]
 
 
 def read_curves(folder: Path) -> dict[str, dict[str, np.ndarray]]:
-    """A run's metrics over its steps: {split: {"step": [n], metric: [n, M]}}, of M members or 1.
+    """Read a run's metrics: {split: {"step": [n], metric: [n, M]}}, where M is its members or 1.
 
     Raises:
         UserError: there are none.
     """
     curves: dict[str, dict[str, list[Any]]] = {}
     for line in read_lines(folder / "metrics.jsonl"):
-        each = line.pop("members", {})
+        members = line.pop("members", {})
         split = curves.setdefault(line.pop("split"), {})
         line.pop("count", None)
         for name, value in line.items():
-            split.setdefault(name, []).append(value if name == "step" else each.get(name, [value]))
+            split.setdefault(name, []).append(
+                value if name == "step" else members.get(name, [value])
+            )
     if not curves:
         raise UserError(f"{folder} has no metrics: it is not a run folder, or has just begun")
     return {s: {n: np.array(v) for n, v in names.items()} for s, names in curves.items()}
 
 
 def last_step(folder: Path) -> int:
-    """The last step that a run's metrics tell of, 0 if there are none."""
+    """The last step in a run's metrics, 0 if there are none."""
     return max((line["step"] for line in read_lines(folder / "metrics.jsonl")), default=0)
 
 
@@ -190,16 +193,15 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
 def _cut_after(path: Path, step: int) -> None:
     if path.exists():
         kept = [json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= step]
-        scratch = path.with_suffix(".scratch")
-        scratch.write_text("".join(kept))
-        scratch.replace(path)
+        with atomic_write(path) as file:
+            file.write("".join(kept).encode())
 
 
 def shown(metrics: Mapping[str, Any], most: int | None = None) -> str:
-    """The first metrics as one line for people; of several trainings mean and deviation."""
-    each = metrics.get("members", {})
-    with np.errstate(invalid="ignore"):  # one that diverged is no reason to end the others
-        spread = {k: f" ± {np.std(v, ddof=1):.4f}" for k, v in each.items() if len(v) > 1}
+    """Format the first metrics as one line; for several trainings, as mean and deviation."""
+    members = metrics.get("members", {})
+    with np.errstate(invalid="ignore"):  # one that diverged does not end the others
+        spread = {k: f" ± {np.std(v, ddof=1):.4f}" for k, v in members.items() if len(v) > 1}
     names = [name for name in metrics if name not in ("count", "members")][:most]
     return "  ".join(f"{name} {metrics[name]:.4f}{spread.get(name, '')}" for name in names)
 

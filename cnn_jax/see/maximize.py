@@ -12,8 +12,7 @@ from cnn_jax.devices.feed import open_feed
 from cnn_jax.devices.parallel import AXIS
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate.exact import Progress, make_walk
-from cnn_jax.see.layers import layer_output, layer_shapes
-from cnn_jax.see.network import chosen, prepared
+from cnn_jax.see.layers import chosen, layer_output, layer_shapes, prepared
 from cnn_jax.see.receptive import Box, receptive_field
 from cnn_jax.step import prepare_images
 from cnn_jax.trained import Trained
@@ -51,7 +50,7 @@ def maximize(
     first example, and in it the first place, row by row, comes first.
 
     Args:
-        layer: a name of `models.inside.layer_outputs`. Convolutions come before their activation.
+        layer: a name of `see.layers.layer_outputs`. Convolutions come before their activation.
         unit: a feature map of the layer, or a unit of a dense one, from 0.
         split: of the run's dataset; None is the one it was evaluated on while training.
         batch_size: examples at once, rounded up to a multiple of the devices.

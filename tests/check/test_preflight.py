@@ -237,7 +237,7 @@ def test_a_checkpoint_is_as_large_as_said(tmp_path_factory: pytest.TempPathFacto
     state = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(x.dtype), shapes)
     assert each == sum(x.nbytes for x in jax.tree.leaves(state))
     folder = tmp_path_factory.mktemp("checkpoints")
-    with contextlib.closing(Checkpoints(folder)) as checkpoints:
+    with Checkpoints(folder) as checkpoints:
         checkpoints.save(1, state)
         checkpoints.wait()
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -77,7 +77,7 @@ def test_one_bit_of_the_parameters_is_a_mismatch(run: Path) -> None:
 
 
 def test_a_flipped_byte_in_the_file_of_the_parameters_is_a_mismatch(run: Path) -> None:
-    files = [p for p in (run / "checkpoints/12/state").rglob("*") if p.is_file()]
+    files = [p for p in (run / "checkpoints/12/default").rglob("*") if p.is_file()]
     largest = max(files, key=lambda path: path.stat().st_size)
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 0x10

@@ -105,16 +105,3 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(
     monkeypatch.setattr(decode, "decode_into", None)
     assert data.load_dataset("digits", root).statistics == dataset.statistics
     assert list((tmp_path / "home/.cache/cnn_jax/digits").rglob("*.json"))
-
-
-def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    cache.write(path, lambda file: file.write(b"old"))
-
-    def fill(file: Any) -> None:
-        file.write(b"half of the ne")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        cache.write(path, fill)
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]

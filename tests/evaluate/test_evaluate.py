@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,7 +105,7 @@ def test_the_program_evaluates_the_best_checkpoint(
     tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
-    with closing(Checkpoints(run / "checkpoints", best="accuracy")) as checkpoints:
+    with Checkpoints(run / "checkpoints", best="accuracy") as checkpoints:
         state = checkpoints.restore(6, init_state(tiny.build(tiny.Config())))
         checkpoints.save(13, state, {"accuracy": 0.0})
     assert evaluated(capsys, run)["step"] == 13

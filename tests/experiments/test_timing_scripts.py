@@ -207,15 +207,15 @@ def test_checkpointing(monkeypatch: pytest.MonkeyPatch) -> None:
         Checkpoints, "save", lambda self, step, *rest: (saved.append(step), save(self, step, *rest))
     )
     digits(monkeypatch)
-    found = checkpointing.run(checkpointing.Config(every=20, segment=20, steps=120))
+    (found,) = checkpointing.run(checkpointing.Config(every=(20,), segments=6))
     assert saved == [30, 70, 110]
     low, high = found["cost_quartiles"]
     assert low <= found["cost"] <= high and found["images_per_second"] > 0
     assert abs(found["memory_growth_bytes"]) < found["memory_bytes"]
-    rate = {"cost": 0.018, "cost_quartiles": [-0.04, 0.11]}
+    rate = {"every": 500, "cost": 0.018, "cost_quartiles": [-0.04, 0.11]}
     rate |= {"memory_growth_bytes": 2.3e6, "memory_bytes": 5e8}
-    text = table.checkpointing({"config": {"every": 50}, "runs": [rate]})
-    assert "| 50 | 1.8 % (-4 to 11) | +2.3 of 500 MB |\n" in text
+    text = table.checkpointing({"runs": [rate]})
+    assert "| 500 | 1.8 % (-4 to 11) | +2.3 of 500 MB |\n" in text
 
 
 def test_time_in_overlapping_spans_counts_once() -> None:

@@ -1,4 +1,4 @@
-"""The fault table: hundreds of kills and damaged checkpoints, and what became of them.
+"""Kill runs and damage checkpoints, hundreds of times, and count how each ends.
 
     python tests/faults/faults.py --out experiments/results/faults.json
     python tests/faults/faults.py --table experiments/results/faults.json
@@ -36,42 +36,42 @@ from cnn_jax.step import init_state  # noqa: E402
 SCRIPT = ROOT / "experiments" / "lenet5_digits.py"
 FLAGS = ["--epochs", "10.7", "--log-every", "10", "--checkpoint-every", "10", "--eval-every", "60"]
 KILLS_PER_RUN = 25
-GOOD = ("harmless", "said, and the one before used", "refused")  # what may become of a damage
+GOOD = ("harmless", "said, and the one before used", "refused")  # the outcomes allowed
 DAMAGES = ("a flipped bit", "16 bytes of zeros", "cut short", "missing")
 
 
 def kill(kills: int, scratch: Path) -> list[dict[str, Any]]:
-    """Kill runs of four settings `kills` times in all; a row for each setting."""
+    """Kill runs of four settings `kills` times in all, and return a row for each setting."""
     rows = []
     settings = [(feed, devices) for feed in ("resident", "stream") for devices in (1, 2)]
     for number, (feed, devices) in enumerate(settings):
         os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
-        flags, place = [*FLAGS, "--feed", feed], scratch / f"{feed}-{devices}"
-        train_straight(SCRIPT, flags, place / "straight")
+        flags, folder = [*FLAGS, "--feed", feed], scratch / f"{feed}-{devices}"
+        train_straight(SCRIPT, flags, folder / "straight")
         row = {"feed": feed, "devices": devices, "runs": 0, "kills": 0, "while_saving": 0}
         row |= {"identical": 0, "differing": [], "damaged": 0}
         left = kills * (number + 1) // 4 - kills * number // 4
         while left:
-            folder, some = place / f"killed-{row['runs']}", min(left, KILLS_PER_RUN)
+            killed, kills_now = folder / f"killed-{row['runs']}", min(left, KILLS_PER_RUN)
             random = np.random.default_rng([number, row["runs"]])
             between, saving = train_with_kills(
-                SCRIPT, flags, some, folder, place / "straight", random
+                SCRIPT, flags, kills_now, killed, folder / "straight", random
             )
-            names = differing(place / "straight", folder)
+            names = differing(folder / "straight", killed)
             row["runs"] += 1
             row["kills"] += between + saving
             row["while_saving"] += saving
             row["identical"] += not names
             row["differing"] += names
-            row["damaged"] += len(list(folder.glob("damaged/*")))
-            left -= some
+            row["damaged"] += len(list(killed.glob("damaged/*")))
+            left -= kills_now
             print(f"{feed}, {devices} devices: {row['kills']} kills, differing {names}", flush=True)
         rows.append(row)
     return rows
 
 
 def damage(count: int, scratch: Path) -> list[dict[str, Any]]:
-    """Damage `count` copies of a checkpoint, each in a process of its own pool; rows by damage."""
+    """Damage `count` copies of a checkpoint, in a pool of processes; a row for each damage."""
     os.environ["XLA_FLAGS"] = ""
     run = scratch / "whole"
     train_straight(SCRIPT, FLAGS, run)
@@ -87,7 +87,7 @@ def damage(count: int, scratch: Path) -> list[dict[str, Any]]:
 
 
 def _damaged(run: Path, scratch: Path, number: int) -> tuple[str, str]:
-    """Damage one file of the newest checkpoint, or lose all of it, and restore what there is."""
+    """Damage one file of the newest checkpoint, or remove it, and restore the newest whole one."""
     logging.set_verbosity(logging.FATAL)
     random = np.random.default_rng(number)
     folder = scratch / f"damaged-{number}"
@@ -101,14 +101,13 @@ def _damaged(run: Path, scratch: Path, number: int) -> tuple[str, str]:
     _spoil(kind, files[random.integers(len(files))], random)
     said: list[str] = []
     try:
-        opened = Checkpoints(folder)
-        found = opened.restore_newest(like, said.append, folder / "damaged")
-        opened.close()
+        with Checkpoints(folder) as checkpoints:
+            newest_whole = checkpoints.restore_newest(like, said.append, folder / "damaged")
     except UserError:
         return kind, "refused"
-    if found is None:
+    if newest_whole is None:
         return kind, "silently forgotten"
-    step, state = found
+    step, state = newest_whole
     pairs = zip(jax.tree.leaves(state), jax.tree.leaves(whole.restore(step, like)), strict=True)
     if not all(a.tobytes() == b.tobytes() for a, b in pairs):
         return kind, "wrong parameters"

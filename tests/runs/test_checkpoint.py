@@ -1,19 +1,26 @@
 """Checkpoints: what is restored is what was saved, whole, and the right ones are kept."""
 
+import importlib.util
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors import safe_open
+import tiny
 
+from cnn_jax import cli
 from cnn_jax.errors import UserError
-from cnn_jax.runs.checkpoint import Checkpoints
+from cnn_jax.runs.arrays import sha256, to_stored
+from cnn_jax.runs.checkpoint import Checkpoints, quieten_orbax
+from cnn_jax.trained import restore
 
 STATE = {
     "step": jnp.asarray(7, jnp.int32),
@@ -61,12 +68,86 @@ def test_what_was_saved_is_restored_bit_for_bit(checkpoints: Checkpoints) -> Non
     assert {type(leaf) for leaf in jax.tree.leaves(restored)} == {np.ndarray}
 
 
-def test_other_programs_can_read_the_arrays(checkpoints: Checkpoints) -> None:
-    checkpoints.save(7, STATE)
+def test_orbax_alone_lists_and_reads_them(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    """In a process that imports nothing but JAX and Orbax, and with another manager's options."""
+    save_some(checkpoints, {10: 0.5, 20: None})
+    program = f"""
+import jax
+import orbax.checkpoint as ocp
+
+folder, shapes = {str(checkpoints.folder)!r}, jax.ShapeDtypeStruct((3, 4), "float32")
+with ocp.StandardCheckpointer() as checkpointer:
+    print(checkpointer.restore(folder + "/20/default")["params"]["kernel"].tolist())
+with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(max_to_keep=5)) as manager:
+    print(manager.all_steps(), manager.latest_step())
+    print(manager.restore(10, args=ocp.args.StandardRestore())["params"]["kernel"].tolist())
+    print(manager.metadata(10).custom_metadata["evaluation"])
+with ocp.CheckpointManager(folder) as manager:
+    print(list(manager.restore(20)))
+"""
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    kernel = np.asarray(STATE["params"]["kernel"]).tolist()
+    expected = [
+        str(kernel),
+        "[10, 20] 20",
+        str(kernel),
+        "{'accuracy': 0.5, 'loss': 1.0}",
+        "['model_state', 'opt_state', 'params', 'step']",
+    ]
+    assert process.stdout.splitlines() == expected, process.stderr
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_random_keys_are_saved_and_restored(impl: str, checkpoints: Checkpoints) -> None:
+    state = {"key": jax.random.key(3, impl=impl), "keys": jax.random.split(jax.random.key(4), 5)}
+    checkpoints.save(1, state)
     checkpoints.wait()
-    with safe_open(checkpoints.folder / "7" / "state" / "arrays.safetensors", "numpy") as file:
-        assert {"step", "params/kernel", "params/half", "opt_state/1/0"} <= set(file.keys())
-        np.testing.assert_array_equal(file.get_tensor("params/kernel"), STATE["params"]["kernel"])
+    restored = checkpoints.restore(1, jax.eval_shape(lambda: state))
+    assert_identical(jax.tree.map(jax.random.key_data, restored), to_stored(state))
+    assert restored["key"].dtype == state["key"].dtype
+    assert sha256(restored) == sha256(state)
+    assert sha256(restored) != sha256(state | {"key": jax.random.key(2, impl=impl)})
+    other = {"threefry2x32": "rbg", "rbg": "unsafe_rbg"}[impl]
+    with pytest.raises(UserError, match="another model or optimizer: ..key.. is key<"):
+        checkpoints.restore(1, state | {"key": jax.random.key(3, impl=other)})
+
+
+NOISY = """
+import dataclasses
+
+import jax
+import optax
+import tiny
+
+Config = tiny.Config
+
+
+def build(config, data_dir=None):
+    experiment = tiny.build(config, data_dir)
+    noise = optax.add_noise(0.01, 0.55, jax.random.key(3))
+    return dataclasses.replace(experiment, optimizer=optax.chain(noise, experiment.optimizer))
+"""
+
+
+def test_a_run_whose_optimizer_holds_a_random_key_goes_on_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_compilation: None
+) -> None:
+    script = tmp_path / "noisy.py"
+    script.write_text(NOISY)
+    spec = importlib.util.spec_from_file_location("noisy", script)
+    assert spec is not None and spec.loader is not None
+    noisy = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "noisy", noisy)
+    spec.loader.exec_module(noisy)
+
+    def train(name: str, *flags: str) -> str:
+        arguments = ["--workdir", str(tmp_path / name), *flags]
+        cli.main(noisy.Config, noisy.build, tiny.OPTIONS, arguments=arguments)
+        return sha256(restore(tmp_path / name).state)
+
+    straight = train("straight")
+    assert train("stopped", "--stop-at", "6") != straight
+    assert train("stopped") == straight
 
 
 def test_the_state_may_be_reused_as_soon_as_save_returns(checkpoints: Checkpoints) -> None:
@@ -79,6 +160,12 @@ def test_the_state_may_be_reused_as_soon_as_save_returns(checkpoints: Checkpoint
     restored = checkpoints.restore(1, {"x": np.zeros(1000), "y": np.zeros(1000, np.float32)})
     np.testing.assert_array_equal(restored["x"], np.arange(1000.0))
     np.testing.assert_array_equal(restored["y"], np.arange(1000.0))
+
+
+def test_a_block_ends_when_all_is_on_disk(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(7, STATE)
+    assert (tmp_path / "7" / "default" / "_METADATA").exists()
 
 
 def test_the_last_ones_and_the_best_are_kept(checkpoints: Checkpoints) -> None:
@@ -153,13 +240,28 @@ def test_what_a_kill_left_half_written_is_no_checkpoint(tmp_path: Path) -> None:
     # Orbax writes into a folder of such a name and renames it when all is there.
     for name in ("20.orbax-checkpoint-tmp", "20.orbax-checkpoint-tmp-1732345678901234"):
         shutil.copytree(folder / "10", folder / name)
-        shutil.rmtree(folder / name / "state")
+        shutil.rmtree(folder / name / "default")
     again = Checkpoints(folder)
     assert again.latest() == 10 and again.steps() == [10]
     assert_identical(again.restore(10, zeros_like(STATE))["params"], STATE["params"])
     save_some(again, {20: 0.6})
     assert again.latest() == 20
     assert_identical(again.restore(20, zeros_like(STATE))["params"], STATE["params"])
+
+
+def test_reads_and_writes_that_end_after_a_failure_print_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    printed: list[SimpleNamespace] = []
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # restored at the end
+    monkeypatch.setattr(sys, "__unraisablehook__", printed.append)
+    quieten_orbax()
+    late, other = (
+        SimpleNamespace(exc_value=RuntimeError(text)) for text in ("Event loop is closed", "other")
+    )
+    for event in (late, other):
+        sys.unraisablehook(event)  # pyright: ignore[reportArgumentType]
+    assert printed == [other]
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_says_so(

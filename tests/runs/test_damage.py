@@ -1,4 +1,4 @@
-"""A damaged checkpoint is found, said and passed over; what is used is what was saved."""
+"""A damaged checkpoint is reported and passed over; what is restored is what was saved."""
 
 import shutil
 from collections.abc import Callable
@@ -41,10 +41,10 @@ def flip(path: Path, place: float) -> None:
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
-    "a flipped bit in the arrays": lambda step: flip(largest(step / "state"), 0.5),
-    "arrays cut short": lambda step: largest(step / "state").write_bytes(b"cut"),
-    "arrays missing": lambda step: largest(step / "state").unlink(),
-    "state missing": lambda step: shutil.rmtree(step / "state"),
+    "a flipped bit in the arrays": lambda step: flip(largest(step / "default"), 0.5),
+    "arrays cut short": lambda step: largest(step / "default").write_bytes(b"cut"),
+    "arrays missing": lambda step: largest(step / "default").unlink(),
+    "state missing": lambda step: shutil.rmtree(step / "default"),
     "a flipped bit in the metadata": lambda step: flip(step / "_CHECKPOINT_METADATA", 0.9),
     "metadata missing": lambda step: (step / "_CHECKPOINT_METADATA").unlink(),
     "a file in its place": lambda step: [shutil.rmtree(step), step.write_text("")],
@@ -56,19 +56,18 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 def test_the_newest_whole_checkpoint_is_used(damage: str, run: Path, tmp_path: Path) -> None:
     DAMAGES[damage](run / "checkpoints" / "12")
     like, said = like_of(run), []
-    opened = Checkpoints(run / "checkpoints", best="accuracy")
-    found = opened.restore_newest(like, said.append, tmp_path / "damaged")
-    assert found is not None
-    step, state = found
-    assert step == 6 and opened.steps() == [6] and opened.best() == 6
-    assert sha256(state) == opened.about(6)["sha256"]
-    (line,) = said
-    assert "checkpoints/12 is damaged: " in line and line.endswith("; trying the one before it")
-    assert [path.name for path in (tmp_path / "damaged").iterdir()] == ["12-0"]  # nothing is lost
-    opened.save(12, state)  # and its step can be saved again
-    opened.wait()
-    assert opened.steps() == [6, 12]
-    opened.close()
+    with Checkpoints(run / "checkpoints", best="accuracy") as checkpoints:
+        newest = checkpoints.restore_newest(like, said.append, tmp_path / "damaged")
+        assert newest is not None
+        step, state = newest
+        assert step == 6 and checkpoints.steps() == [6] and checkpoints.best() == 6
+        assert sha256(state) == checkpoints.about(6)["sha256"]
+        (line,) = said
+        assert "checkpoints/12 is damaged: " in line and line.endswith("; trying the one before it")
+        assert [path.name for path in (tmp_path / "damaged").iterdir()] == ["12-0"]  # nothing lost
+        checkpoints.save(12, state)  # and its step can be saved again
+        checkpoints.wait()
+        assert checkpoints.steps() == [6, 12]
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit in the arrays", "an empty folder"])
@@ -113,8 +112,8 @@ def test_checkpoints_that_are_gone_are_missed(
 
 
 def test_a_checkpoint_says_where_it_comes_from(run: Path) -> None:
-    with_receipt = Checkpoints(run / "checkpoints", read_only=True)
-    about = with_receipt.about(12)
+    with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
+        about = checkpoints.about(12)
     assert about["receipt"]["script"] == (run / "experiment.py").read_text()
     assert about["receipt"]["seed"] == 0 and about["receipt"]["environment"]["source_sha256"]
     assert about["arrays"][".step"] == "int32()"
@@ -124,7 +123,7 @@ def test_a_checkpoint_says_where_it_comes_from(run: Path) -> None:
 def test_a_checkpoint_of_another_model_is_not_called_damaged(run: Path) -> None:
     like = like_of(run)
     other = like._replace(params={"C1": np.zeros(3, np.float32)})
-    opened = Checkpoints(run / "checkpoints", read_only=True)
-    with pytest.raises(UserError, match="another model or optimizer") as raised:
-        opened.restore_newest(other, print)
+    with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
+        with pytest.raises(UserError, match="another model or optimizer") as raised:
+            checkpoints.restore_newest(other, print)
     assert not isinstance(raised.value, Damaged)

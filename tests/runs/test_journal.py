@@ -1,7 +1,6 @@
-"""The books of a run: lines that a resumed run would repeat go, and half a line is no line."""
+"""A run's metrics on disk: lines that a resumed run would repeat are removed, as is half a line."""
 
 import io
-import json
 import struct
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
 from cnn_jax.runs import journal
-from cnn_jax.runs.journal import Record, read_lines, shown, write_json
+from cnn_jax.runs.journal import Record, read_lines, shown
 
 METRICS = {"loss": 0.5, "accuracy": 0.75}
 
@@ -128,15 +127,15 @@ def test_what_is_said_is_printed_as_it_is(
 
 
 def events(folder: Path) -> list[Any]:
-    """All that TensorBoard's files hold, in the order of writing."""
-    found = []
+    """All events of TensorBoard's files, in the order of writing."""
+    read = []
     for path in sorted((folder / "tensorboard").iterdir()):
         content, at = path.read_bytes(), 0
         while at < len(content):  # length, its checksum, event, its checksum
             (length,) = struct.unpack_from("<Q", content, at)
-            found.append(Event.FromString(content[at + 12 : at + 12 + length]))
+            read.append(Event.FromString(content[at + 12 : at + 12 + length]))
             at += 12 + length + 4
-    return found
+    return read
 
 
 def points(folder: Path) -> list[tuple[str, int, float]]:
@@ -164,20 +163,3 @@ def test_tensorboard_keeps_what_was_before_a_restart_and_hides_what_was_after(
     steps = [step for tag, step, _ in points(tmp_path) if tag == "test/loss"]
     assert steps == [10, 20, 20, 30]
     assert 11 in [event.step for event in events(tmp_path) if event.HasField("session_log")]
-
-
-def test_json_is_written_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "result.json"
-    write_json(path, {"loss": 1})
-    write_text = Path.write_text
-
-    def killed(self: Path, text: str) -> None:
-        write_text(self, text[:5])
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "write_text", killed)
-    with pytest.raises(KeyboardInterrupt):
-        write_json(path, {"loss": 2})
-    assert json.loads(path.read_text()) == {"loss": 1}

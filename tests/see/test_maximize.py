@@ -12,9 +12,8 @@ import pytest
 from cnn_jax import __main__ as program
 from cnn_jax.errors import UserError
 from cnn_jax.figures import patches as figures
-from cnn_jax.see.layers import layer_outputs
+from cnn_jax.see.layers import layer_outputs, prepared
 from cnn_jax.see.maximize import maximize, shown
-from cnn_jax.see.network import prepared
 from cnn_jax.trained import Trained, open_run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

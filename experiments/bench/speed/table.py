@@ -187,7 +187,7 @@ def checkpointing(record: Mapping[str, Any]) -> str:
         low, high = (100 * cost for cost in run["cost_quartiles"])
         cost = f"{100 * run['cost']:.1f} % ({low:.0f} to {high:.0f})"
         grown = f"{run['memory_growth_bytes'] / 1e6:+.1f} of {run['memory_bytes'] / 1e6:,.0f} MB"
-        rows.append((f"{record['config']['every']}", cost, grown))
+        rows.append((f"{run['every']}", cost, grown))
     return markdown(rows)
 
 

@@ -45,11 +45,13 @@ class Program:
     _server = multiprocessing.get_context("forkserver")
     _server.set_forkserver_preload(["cnn_jax.__main__"])
 
-    def __init__(self, arguments: list[str], environment: Mapping[str, str]):
+    def __init__(self, arguments: list[str], environment: Mapping[str, str], devices: int | None):
+        """Start `python *arguments` on that many of its simulated devices, or on all (None)."""
         self._folder = tempfile.TemporaryDirectory(prefix="program-")
         self.out, self.err = (Path(self._folder.name) / name for name in ("out", "err"))
         self._process = self._server.Process(
-            target=_run_program, args=(arguments, dict(environment), str(self.out), str(self.err))
+            target=_run_program,
+            args=(arguments, dict(environment), str(self.out), str(self.err), devices),
         )
         self._process.start()
 
@@ -70,14 +72,19 @@ class Program:
             os.kill(self._process.pid, number)
 
 
-def _run_program(arguments: list[str], environment: Mapping[str, str], out: str, err: str) -> None:
+def _run_program(
+    arguments: list[str], environment: Mapping[str, str], out: str, err: str, devices: int | None
+) -> None:
     """Become `python *arguments`, in a forked process."""
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     os.environ.clear()
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(atexit._run_exitfuncs)  # which multiprocessing leaves out
+        if devices is not None:
+            stack.enter_context(simulated_devices(devices))
         if arguments[0] == "-m":
             sys.argv = arguments[1:]
             runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
@@ -85,14 +92,19 @@ def _run_program(arguments: list[str], environment: Mapping[str, str], out: str,
             sys.argv = arguments
             sys.path[0] = str(Path(arguments[0]).parent)
             runpy.run_path(arguments[0], run_name="__main__")
-    finally:
-        atexit._run_exitfuncs()  # which multiprocessing leaves out
 
 
 def start(*arguments: object, devices: int = 1) -> Program:
-    """Start `python *arguments`, a file or -m and a module, with simulated devices."""
-    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    return Program(list(map(str, arguments)), os.environ | flags)
+    """Start `python *arguments`, a file or -m and a module, with simulated devices.
+
+    One process by itself uses `devices` of the eight that the tests have, and so compiles to the
+    same bits as they; of several processes, each has `devices` of its own.
+    """
+    words = list(map(str, arguments))
+    if "--coordinator" not in words:
+        return Program(words, os.environ, devices)
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={devices}")
+    return Program(words, os.environ | {"XLA_FLAGS": flags}, None)
 
 
 def run_code(code: str, *arguments: object) -> str:

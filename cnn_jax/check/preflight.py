@@ -56,7 +56,7 @@ def preflight(experiment: Experiment, options: Options, folder: Path) -> dict[st
     examples = data.num_examples(experiment.train_split)
     state: TrainState = jax.eval_shape(lambda: init_state(experiment))
     forward, training = _flops_per_example(experiment, state)
-    share = experiment.batch_size // jax.device_count()
+    share = experiment.batch_size // len(parallel.devices())
     return {
         "data": {
             "name": data.name,
@@ -77,7 +77,7 @@ def preflight(experiment: Experiment, options: Options, folder: Path) -> dict[st
             "steps": cadence.stop,
             "epochs": cadence.stop * experiment.batch_size / examples,
             "batch_size": experiment.batch_size,
-            "devices": jax.device_count(),
+            "devices": len(parallel.devices()),
             "batch_per_device": share,
             "accumulate": options.accumulate,
         },

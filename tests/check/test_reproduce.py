@@ -136,6 +136,18 @@ def test_few_examples_are_held_to_two_standard_errors(
     assert abs(standard_error("loss", {**then, "loss": losses.mean()}) / error - 1) < 0.2
 
 
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scripts run in this process; the slow test below starts a real one."""
+
+    def run_script(script: Path, arguments: Sequence[str]) -> None:
+        monkeypatch.setattr(sys, "argv", [str(script), *arguments])
+        runpy.run_path(str(script), run_name="__main__")
+
+    monkeypatch.setattr(checks, "_run", run_script)
+
+
+@pytest.mark.usefixtures("run_here")
 def test_training_again_gives_the_same_parameters(run: Path, tmp_path: Path) -> None:
     (found,) = reproduce(run, retrain=True, scratch=tmp_path / "again")
     assert found.matches and "parameters sha256" in {name for name, *_ in found.rows}
@@ -150,16 +162,8 @@ def test_training_again_with_another_seed_is_a_mismatch(run: Path, tmp_path: Pat
     assert zero == 0 and largest > 0.01
 
 
-def test_a_record_is_trained_again(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In this process: that a script runs in its own is tested above."""
-
-    def run_here(script: Path, arguments: Sequence[str]) -> None:
-        monkeypatch.setattr(sys, "argv", [str(script), *arguments])
-        runpy.run_path(str(script), run_name="__main__")
-
-    monkeypatch.setattr(checks, "_run", run_here)
+@pytest.mark.usefixtures("run_here")
+def test_a_record_is_trained_again(run: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     results.mkdir()
     shutil.copy(run / "experiment.py", tmp_path / "tiny.py")

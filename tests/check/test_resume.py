@@ -34,8 +34,9 @@ if __name__ == "__main__":
 
 
 def test_a_killed_run_is_found_identical(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "")  # one device
     flags = ("--kills", "1", "--scratch", str(tmp_path))
     program.main(["verify-resume", *programs.TINY, *FLAGS, *flags])
     said = capsys.readouterr().out

@@ -278,7 +278,7 @@ def test_a_committee_and_its_folder(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give one run folder or several"),
+        ([], "give at least one run folder"),
         (["{run}", "--committee"], "needs several runs"),
         (["{run}", "--views", "3"], "--views 3 is not possible"),
         (["{run}", "--views", "10"], "has one view"),

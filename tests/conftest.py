@@ -62,6 +62,16 @@ def one_device() -> Iterator[None]:
 @pytest.fixture
 def quick_compilation() -> Iterator[None]:
     """XLA at half its effort, for tests that compile much and compute little."""
+    yield from _at_half_effort()
+
+
+@pytest.fixture(scope="module")
+def quick_module() -> Iterator[None]:
+    """The same for all tests of a file, whose runs then have the same bits."""
+    yield from _at_half_effort()
+
+
+def _at_half_effort() -> Iterator[None]:
     import jax
 
     jax.config.update("jax_disable_most_optimizations", True)
@@ -72,8 +82,12 @@ def quick_compilation() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of `tiny.py` on one device; not to be changed."""
+    import jax
     import programs
 
     folder = tmp_path_factory.mktemp("tiny") / "run"
+    quick = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)  # whichever test asks first
     programs.train_tiny(folder)
+    jax.config.update("jax_disable_most_optimizations", quick)
     return folder

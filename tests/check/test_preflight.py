@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import programs
 import pytest
 import tiny
 from jax import lax
@@ -167,17 +168,19 @@ def memory_of(experiment: Experiment, **options: Any) -> dict[str, Any]:
     return preflight(experiment, dataclasses.replace(OPTIONS, **options), Path("run"))["memory"]
 
 
-def test_a_batch_is_split_over_devices_and_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_is_split_over_devices_and_pieces() -> None:
     one = memory_of(TINY)["by"]
-    for name in ("device_count", "local_device_count"):
-        monkeypatch.setattr(jax, name, lambda: 4)
-    run = preflight(TINY, OPTIONS, Path("run"))["run"]
+    with programs.simulated_devices(4):
+        run = preflight(TINY, OPTIONS, Path("run"))["run"]
+        spread, in_pieces = (memory_of(TINY, accumulate=n)["by"] for n in (1, 3))
     assert (run["batch_size"], run["devices"], run["batch_per_device"]) == (24, 4, 6)
-    spread, in_pieces = (memory_of(TINY, accumulate=n)["by"] for n in (1, 3))
     assert spread["activations"] == pytest.approx(one["activations"] / 4, rel=0.01)
     assert in_pieces["activations"] == pytest.approx(one["activations"] / 12, rel=0.02)
     assert in_pieces["gradients"] == 2 * spread["gradients"] == 2 * one["gradients"]
-    with pytest.raises(UserError, match="24 does not divide by 4 devices times 4 micro-batches"):
+    with (
+        programs.simulated_devices(4),
+        pytest.raises(UserError, match="24 does not divide by 4 devices times 4 micro-batches"),
+    ):
         memory_of(TINY, accumulate=4)
 
 

@@ -141,8 +141,7 @@ def train(
                 metrics = evaluate(state)
                 record.say(f"at step {step}, {eval_feed.split}: {shown(metrics)}")
     result = {"step": step, "split": eval_feed.split, **metrics}
-    _write_result(experiment, folder, result, state, first_step, started)
-    return result
+    return _write_result(experiment, folder, result, state, first_step, started)
 
 
 class Due(NamedTuple):
@@ -283,15 +282,15 @@ def _before_epoch(
 def _write_result(
     experiment: Experiment,
     folder: Path,
-    result: Mapping[str, Any],
+    result: dict[str, Any],
     state: TrainState,
     first_step: int,
     started: float,
-) -> None:
+) -> dict[str, Any]:
     """Write `result.json` once the experiment's last step is reached, unless it is there."""
     path = folder / "result.json"
     if result["step"] < experiment.steps or not parallel.is_primary() or path.exists():
-        return
+        return result
     about = {
         "parameters": count_parameters(state.params) // _members(experiment),
         "parameters_sha256": sha256(state.params),
@@ -299,6 +298,7 @@ def _write_result(
         "resumed_from": first_step,
     }
     write_json(path, {**result, **about})
+    return result
 
 
 def _stopped(step: int, experiment: Experiment, folder: Path) -> Stopped:

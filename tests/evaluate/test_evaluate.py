@@ -106,7 +106,8 @@ def test_the_program_evaluates_the_best_checkpoint(
 ) -> None:
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     with Checkpoints(run / "checkpoints", best="accuracy") as checkpoints:
-        state = checkpoints.restore(6, init_state(tiny.build(tiny.Config())))
+        like = jax.eval_shape(lambda: init_state(tiny.build(tiny.Config())))
+        state = checkpoints.restore(6, like)
         checkpoints.save(13, state, {"accuracy": 0.0})
     assert evaluated(capsys, run)["step"] == 13
     assert evaluated(capsys, run, "--step", "best") == {"run": str(run), **result_of(tiny_run)}

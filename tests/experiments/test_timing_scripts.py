@@ -135,6 +135,7 @@ def time_noise(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> dict[str, Any
     return time_to_99.run(time_to_99.Config(**small | changes))
 
 
+@pytest.mark.slow
 def test_time_to_99(monkeypatch: pytest.MonkeyPatch) -> None:
     """A seed stops at the first evaluation that meets the target."""
     record = time_noise(monkeypatch, target=0.0, seed=3)

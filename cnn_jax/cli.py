@@ -19,15 +19,15 @@ from rich.console import Console
 
 from cnn_jax import runs
 from cnn_jax.check import preflight as costs
-from cnn_jax.data import content_sha256
 from cnn_jax.devices import parallel, process
 from cnn_jax.devices.signals import StopAsked, stop_requests
-from cnn_jax.errors import Stopped, UserError
+from cnn_jax.errors import Stopped, UserError, warn
 from cnn_jax.experiment import Experiment
 from cnn_jax.runs.checkpoint import quieten_orbax
 from cnn_jax.seeds import Several, Variant, folder_name, stack, unstacked
 from cnn_jax.step import init_state
 from cnn_jax.train import Options, train
+from cnn_jax.trained import describe_data
 
 Build = Callable[[Any, Path | None], Experiment]
 
@@ -201,45 +201,38 @@ def _train(
     parallel.check_divides(experiment.batch_size, options.accumulate)
     jax.eval_shape(lambda: init_state(experiment))  # refuses images that are too small
     folder = options.workdir or runs.default_folder(script, config)
-    identity = runs.identity(script, config, _describe_data(experiment), several)
-    with _claimed(folder, script, identity, options):
-        return train(experiment, folder, options, stop_asked)
+    identity = runs.identity(script, config, describe_data(experiment), several)
+    with _claimed(folder, script, identity, options) as begin:
+        return train(experiment, folder, options, stop_asked, begin)
 
 
 @contextlib.contextmanager
 def _claimed(
     folder: Path, script: Path, identity: dict[str, Any], options: Options
-) -> Iterator[None]:
-    """Hold the run folder: the first process makes or locks it, and all end if it may not."""
+) -> Iterator[Callable[[int], None]]:
+    """Hold the run folder: the first process makes or locks it, and all end if it may not.
+
+    Yields `begin` of `runs.claim`, which in the other processes does nothing.
+    """
+
+    begin: Callable[[int], None] = lambda step: None  # noqa: E731
     with contextlib.ExitStack() as held:
         refusal = ""
         if parallel.is_primary():
             try:
                 claim = runs.claim(folder, script, identity, options, options.override_config)
-                held.enter_context(claim)
+                begin = held.enter_context(claim)
                 print(f"run folder: {folder}", flush=True)
             except UserError as error:
                 refusal = str(error)
         if refusal := parallel.from_primary(refusal):
             raise UserError(refusal)
-        runs.check(folder, script, identity)  # by every process: its flags may differ
+        # By every process: its flags may differ.
+        runs.check(folder, script, identity, options.override_config)
         if parallel.is_primary():
             for change in runs.environment_changes(folder):
-                print(f"warning: since this run began, {change}", file=sys.stderr)
-        yield
-
-
-def _describe_data(experiment: Experiment) -> dict[str, Any]:
-    """The name, hashes and sizes of a run's data. Raises UserError for an unknown split."""
-    data = experiment.dataset
-    return {
-        "name": data.name,
-        "version": data.version,
-        "sha256": data.statistics.sha256,  # of the pixels and labels of "train"
-        "eval_sha256": content_sha256(data, experiment.eval_split),
-        "train": data.num_examples(experiment.train_split),
-        "eval": data.num_examples(experiment.eval_split),
-    }
+                warn(f"since this run began, {change}")
+        yield begin
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """The training loop. Its side effects go through `runs/checkpoint.py` and `runs/journal.py`."""
 
 import dataclasses
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from cnn_jax.devices import feed as feeds
 from cnn_jax.devices import parallel
 from cnn_jax.devices.dispatch import split_into_blocks
 from cnn_jax.devices.signals import StopAsked
-from cnn_jax.errors import Stopped, UserError
+from cnn_jax.errors import Stopped, UserError, warn
 from cnn_jax.evaluate.exact import make_evaluator
 from cnn_jax.experiment import Experiment, epochs_to_steps
 from cnn_jax.models import count_parameters
@@ -88,8 +87,11 @@ def train(
     folder: Path,
     options: Options,
     stop_asked: StopAsked = lambda dispatch: False,
+    begin: Callable[[int], object] = lambda step: None,
 ) -> dict[str, Any]:
     """Train to the experiment's last step, from the newest checkpoint in `folder` if there is one.
+
+    `begin` is called with the first step once the run can no longer be refused.
 
     Returns the exact evaluation of the final parameters, which is also written to `result.json`.
     Raises UserError if the batch does not divide by the devices or the loss is no longer finite,
@@ -102,14 +104,17 @@ def train(
     advance = make_advance(experiment, options.accumulate)
     evaluate = _make_evaluate(experiment, eval_feed, options.eval_batch_size)
     with _open_checkpoints(experiment, folder, options) as checkpoints:
-        first_step, state = _restore_or_init(experiment, folder, checkpoints)
+        first_step, state, metrics_jsonl = _restore_or_init(experiment, folder, checkpoints)
+        begin(first_step)
+        receipt = runs.receipt(folder, experiment.seed, options)
         if first_step == 0:
             state = _before_epoch(experiment, state, evaluate)
         blocks = list(cadence.blocks(first_step))
         placed = _place(experiment, train_feed, blocks)
         metrics: Mapping[str, Any] = {}
         done: Array | None = None
-        with Record(folder, first_step, experiment.steps, not parallel.is_primary()) as record:
+        quiet = not parallel.is_primary()
+        with Record(folder, first_step, experiment.steps, quiet, metrics_jsonl) as record:
             record.say(_opening_line(experiment, train_feed, first_step))
             for index, ((start, step), block) in enumerate(zip(blocks, placed, strict=True)):
                 with record.dispatch(start, step):
@@ -131,7 +136,7 @@ def train(
                             state = _before_epoch(experiment, state, evaluate, metrics)
                         if due.checkpoint:
                             record.flush()  # lines before a checkpoint are not written again
-                            checkpoints.save(step, state, metrics)
+                            checkpoints.save(step, state, metrics, receipt, record.metrics_jsonl)
                 if due.stop:
                     checkpoints.wait()
                     raise _stopped(step, experiment, folder)
@@ -220,31 +225,39 @@ def _make_evaluate(experiment: Experiment, feed: feeds.Feed, batch_size: int) ->
 
 def _open_checkpoints(experiment: Experiment, folder: Path, options: Options) -> Checkpoints:
     best = next(iter(experiment.metrics), None)
-    receipt = runs.receipt(folder, experiment.seed)
-    return Checkpoints(folder / "checkpoints", options.keep, best, receipt=receipt)
+    return Checkpoints(folder / "checkpoints", options.keep, best)
 
 
 def _restore_or_init(
     experiment: Experiment, folder: Path, checkpoints: Checkpoints
-) -> tuple[int, TrainState]:
-    """The step and state of the newest whole checkpoint, else step 0 and the initial state.
+) -> tuple[int, TrainState, str]:
+    """The step, state and lines of metrics of the newest whole checkpoint, else the initial state.
 
     Raises:
-        UserError: the checkpoints are damaged, or past the experiment's last step.
+        UserError: the checkpoints are damaged, of another run, or past the experiment's last step.
     """
-    warn = _warn if parallel.is_primary() else lambda _: None
+
+    def check(step: int, receipt: Mapping[str, Any]) -> None:
+        if (folder / "config.json").exists() and (phrases := runs.departures(folder, receipt)):
+            raise UserError(
+                f"checkpoint {checkpoints.folder / str(step)} is of another run than {folder} "
+                f"({'; '.join(phrases)}): remove it, or put back what was changed"
+            )
+
+    say = warn if parallel.is_primary() else lambda _: None
     state: TrainState = jax.jit(lambda: init_state(experiment))()
     parallel.check_equal("checkpoints", checkpoints.present())
-    newest = checkpoints.restore_newest(state, warn, set_aside=folder / "damaged")
+    newest = checkpoints.restore_newest(state, say, folder / "damaged", check)
     step, state = newest or (0, state)
     parallel.check_equal("newest whole checkpoint", step)
     if newest is None and (logged := last_step(folder)):
-        warn(f"no checkpoint in {folder}, whose metrics reach step {logged}: starting again")
+        say(f"no checkpoint in {folder}, whose metrics reach step {logged}: starting again")
     if step > experiment.steps:
         raise UserError(
             f"{folder} is at step {step}, past the {experiment.steps} that are asked for"
         )
-    return step, parallel.replicate(state)
+    metrics_jsonl = checkpoints.about(step)["metrics_jsonl"] if newest else ""
+    return step, parallel.replicate(state), metrics_jsonl
 
 
 def _place(
@@ -310,10 +323,6 @@ def _stopped(step: int, experiment: Experiment, folder: Path) -> Stopped:
 
 def _members(experiment: Experiment) -> int:
     return len(experiment.members.seeds) if experiment.members else 1
-
-
-def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def _check_finite(state: TrainState) -> None:

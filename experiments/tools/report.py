@@ -21,10 +21,10 @@ from typing import Any
 import tyro
 
 from cnn_jax import runs
-from cnn_jax.check.reproduce import chosen
 from cnn_jax.cli import exit_on_user_error, usage_errors_in_one_line
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate.exact import evaluate_run
+from cnn_jax.runs import chosen
 from cnn_jax.runs.environment import environment
 from cnn_jax.runs.journal import write_json
 from experiments import ladder

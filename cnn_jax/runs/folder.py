@@ -22,7 +22,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, get_type_hints
 
 from cnn_jax.atomic_write import atomic_write
 from cnn_jax.errors import UserError, warn
@@ -222,11 +222,11 @@ def load(folder: Path) -> tuple[Callable[..., Any], Any, Path | None]:
 
 
 def _mistyped(config: Any, config_class: type[Any]) -> str:
-    """A field whose value is of another type than its default, in words; "" if there is none."""
-    for name, default in vars(config_class()).items():
+    """A field whose value is not of its declared type, in words; "" if there is none."""
+    for name, kind in get_type_hints(config_class).items():
         value = getattr(config, name)
-        kinds = (int, float) if type(default) is float else (type(default),)
-        if default is not None and type(value) not in kinds:
+        kinds = (int, float) if kind is float else (kind,)
+        if kind in (int, float, bool, str) and type(value) not in kinds:
             return f"{name} is {brief(value)}"
     return ""
 

@@ -192,7 +192,13 @@ def content_sha256(dataset: Dataset, split: str) -> str:
         return measure()["sha256"]
     shape = "x".join(map(str, dataset.image_shape))
     file_name = f"content-{hashlib.sha256(split.encode()).hexdigest()[:8]}-{shape}.json"
-    return cache.remember(dataset.name, dataset.folder, file_name, measure)["sha256"]
+
+    def parse(values: dict[str, Any]) -> str:
+        if values["split"] != split:  # names of files are short hashes
+            raise ValueError(f"of the split {values['split']!r}, not {split!r}")
+        return statistics.sha256_from_json(values)
+
+    return cache.remember(dataset.name, dataset.folder, file_name, measure, parse)
 
 
 def _ranges(

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -282,6 +283,5 @@ def _cached_statistics(
         return asdict(statistics.measure(train.chunks(), origin))
 
     file_name = f"statistics-{'x'.join(map(str, shape))}.json"
-    measured = cache.remember(name, folder, file_name, measure)
-    mean, std = tuple(measured.pop("mean")), tuple(measured.pop("std"))
-    return statistics.Statistics(mean=mean, std=std, **measured)
+    parse = partial(statistics.from_json, channels=shape[-1])
+    return cache.remember(name, folder, file_name, measure, parse)

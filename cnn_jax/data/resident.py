@@ -1,6 +1,5 @@
 """Loads a whole split as one array, which is decoded once and kept beside the prepared dataset."""
 
-import json
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -51,7 +50,7 @@ def _load(dataset: Dataset, split: str, start: int, stop: int) -> Batch | None:
         "label": (np.dtype(np.int32), (stop - start,)),
     }
     try:
-        receipt = json.loads(paths["receipt"].read_text())
+        receipt = cache.unsealed(paths["receipt"].read_bytes(), paths["receipt"].name)
         arrays = {key: np.load(paths[key], mmap_mode="r") for key in expected}
         intact = receipt["stamp"] == cache.stamp(_folder_of(dataset)) and all(
             (arrays[key].dtype, arrays[key].shape) == expected[key]
@@ -81,9 +80,9 @@ def _decode_and_save(dataset: Dataset, split: str, start: int, stop: int) -> Bat
             with atomic_write(paths[key]) as file:
                 np.save(file, values)
         receipt = {key: _checksum(values) for key, values in arrays.items()}
-        text = json.dumps({**receipt, "stamp": cache.stamp(_folder_of(dataset))})
+        stamped = {**receipt, "stamp": cache.stamp(_folder_of(dataset))}
         with atomic_write(paths["receipt"]) as file:
-            file.write(text.encode())
+            file.write(cache.sealed(stamped, paths["receipt"].name))
     except OSError:
         pass  # the folder cannot be written or the disk is full: decoded again next time
     return arrays

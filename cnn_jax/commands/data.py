@@ -5,6 +5,7 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cnn_jax import data
@@ -38,7 +39,7 @@ def list_all(data_dir: DataDir = None) -> None:
     """List the datasets that are prepared, and those that can be."""
     table = Table("dataset", "version", "splits")
     for name, version, splits in data.list_datasets(data_dir):
-        table.add_row(name, version, splits)
+        table.add_row(*map(escape, (name, version, splits)))
     Console().print(table)
 
 

@@ -9,6 +9,7 @@ prepare.py      prepares a dataset once; `load_dataset`
 builders.py     TFDS builders of digits, USPS, MNIST and Fashion-MNIST
 folder.py       the TFDS builder of your own photographs
 read.py         opens prepared datasets, lists and describes them
+records.py      single records of their files
 decode.py       JPEG and PNG to pixels
 datasets.py     the types: Dataset, Source, Batch
 order.py        which examples a step trains on

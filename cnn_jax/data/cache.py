@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cnn_jax.atomic_write import atomic_write
+from cnn_jax.errors import UserError
 
 FOLDER = "cnn_jax"  # inside the folder of the prepared dataset
 _Result = TypeVar("_Result")
@@ -56,6 +57,30 @@ def remember(
         except OSError:
             continue  # a folder that cannot be written
     return parse(measured)
+
+
+def check_descriptions(name: str, folder: Path) -> None:
+    """Raise UserError if TFDS's descriptions of a dataset changed since they were first read.
+
+    They say how records are understood (channels, classes, examples in each file), and TFDS keeps
+    no checksum of them. Their hashes are noted beside the dataset at the first reading, which for
+    what this package prepares is the end of preparing.
+    """
+    texts = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".txt"))
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in texts}
+    noted_in = folder / FOLDER / "descriptions.json"
+    try:
+        noted = unsealed(noted_in.read_bytes(), noted_in.name)
+    except (OSError, ValueError):  # absent or damaged, so noted again
+        with contextlib.suppress(OSError), atomic_write(noted_in) as file:
+            file.write(sealed(hashes, noted_in.name))
+        return
+    for file_name in sorted(hashes.keys() | noted.keys()):
+        if hashes.get(file_name) != noted.get(file_name):
+            raise UserError(
+                f"{folder / file_name} of dataset {name!r} is not what it was when the dataset "
+                f"was first read; restore it, or, if the change is meant, delete {noted_in.parent}"
+            )
 
 
 def sealed(values: dict[str, Any], file_name: str) -> bytes:

@@ -18,15 +18,18 @@ def load_resident(dataset: Dataset, split: str) -> Batch:
 
     The arrays may be read-only views of files. They are decoded the first time and saved beside the
     prepared dataset if its folder can be written; where the saved files are stale or damaged, the
-    examples are decoded again. Raises UserError if there is no such split or an image is broken.
+    examples are decoded again. Raises UserError if there is no such split, an image is broken or a
+    label is none of the classes.
     """
     source = dataset.open(split)
     if dataset.folder is None:
         return source.read(np.arange(len(source)))
     parts = [_saved(dataset, *part) or _decode_and_save(dataset, *part) for part in source.ranges]
-    if len(parts) == 1:
-        return parts[0]
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    whole = parts[0]
+    if len(parts) > 1:
+        whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    source.check_labels(whole["label"], range(len(source)))  # files may be older than this check
+    return whole
 
 
 def is_saved(dataset: Dataset, split: str) -> bool:

@@ -7,7 +7,8 @@ is random about an image is drawn later, on the device (`cnn_jax.augment`).
 
 prepare.py      prepares a dataset once; `load_dataset`
 builders.py     TFDS builders of digits, USPS, MNIST and Fashion-MNIST
-folder.py       the TFDS builder of your own photographs
+photos.py       finds your own photographs in a folder or in tars
+folder.py       the TFDS builder of them
 read.py         opens prepared datasets, lists and describes them
 records.py      single records of their files
 decode.py       JPEG and PNG to pixels

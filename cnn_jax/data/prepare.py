@@ -6,13 +6,14 @@ TFDS is imported where it is used, since this takes half a second that `--help` 
 import contextlib
 import hashlib
 import io
+import itertools
 import os
 import re
 import tempfile
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -106,14 +107,15 @@ def _prepare_folder(
     size = read.PHOTOGRAPH_SIZE if size is None else size
     if not re.fullmatch(r"folder/\w[\w.-]*", name):
         raise UserError(f"{name!r}: the name after folder/ may contain letters, digits, _, - and .")
-    if size < 1 or channels not in (1, 3):
-        raise UserError(f"size must be positive and channels 1 or 3; got {size} and {channels}")
+    read.check_size(size)
+    if channels not in (1, 3):
+        raise UserError(f"channels must be 1 or 3, got {channels}")
     if manual is None:
         raise UserError(f"{name!r} needs its photographs: {read.prepare_command(name, None)}")
-    from cnn_jax.data import folder
+    from cnn_jax.data import folder, photos
 
-    photos = folder.list_photos(manual)
-    _generate(folder.builder(name.removeprefix("folder/"), photos, size, channels), name, root)
+    listed = photos.list_photos(manual)
+    _generate(folder.builder(name.removeprefix("folder/"), listed, size, channels), name, root)
 
 
 def _prepare_usps(name: str, manual: Path | None, root: Path) -> None:
@@ -213,12 +215,15 @@ def _generate(
     manual: Path | None = None,
     downloads: Path | None = None,
 ) -> None:
-    """Let TFDS write the dataset, in a folder that gets its name when everything is written."""
+    """Let TFDS write the dataset, in a folder that gets its name when everything is written.
+
+    Where that fails, no new folder is left.
+    """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
     from tensorflow_datasets.core.download.util import DownloadError
 
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, _new_folders_removed(root / name):
         downloads = downloads or Path(scratch)
         config = tfds.download.DownloadConfig(
             manual_dir=manual,
@@ -239,3 +244,16 @@ def _generate(
             # Another process may have prepared the same dataset meanwhile, which is as good.
             if read.find(name, root) is None:
                 raise UserError(f"cannot prepare {name!r} in {root}: {error}") from error
+
+
+@contextlib.contextmanager
+def _new_folders_removed(folder: Path) -> Iterator[None]:
+    """Remove `folder` and those around it that were not there, if the block raises, if empty."""
+    new = list(itertools.takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # one that is not empty, nor are those around it
+            for path in new:
+                path.rmdir()
+        raise

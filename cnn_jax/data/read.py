@@ -16,6 +16,7 @@ from cnn_jax.data.datasets import Dataset, Source
 from cnn_jax.errors import UserError
 
 PHOTOGRAPH_SIZE = 256  # unless another is given: Krizhevsky et al. 2012, section 2
+MAX_SIZE = 4096  # 64 MiB for one square of colour; what is larger is a slip of the finger
 
 # The datasets that the package prepares by itself, with the files needed for it. Any other name is
 # one of TFDS's own builders, which needs TensorFlow to prepare.
@@ -25,6 +26,12 @@ _IDX_FILES = tuple(
     for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 )
 FILES = {"mnist": _IDX_FILES, "fashion_mnist": _IDX_FILES, "usps": ("usps.h5",)}
+
+
+def check_size(size: int) -> None:
+    """Raise UserError for a size that images cannot be brought to."""
+    if not 1 <= size <= MAX_SIZE:
+        raise UserError(f"size must be positive and at most {MAX_SIZE:,} pixels, got {size}")
 
 
 def data_root(data_dir: str | os.PathLike | None) -> Path:
@@ -60,8 +67,8 @@ def read_dataset(
 
     `size_if_varying` takes the place of `size` where images vary in size.
     """
-    if size is not None and size < 1:
-        raise UserError(f"size must be positive, got {size}")
+    if size is not None:
+        check_size(size)
     root = data_root(data_dir)
     folder = find(name, root)
     if folder is None:

@@ -53,7 +53,7 @@ def fetch_from(
             except decode.DECODE_ERRORS as error:
                 raise UserError(
                     f"image {position} of split {split!r} of dataset {name!r} is broken "
-                    f"({error}); delete the dataset's folder and prepare it again"
+                    f"({decode.reason(error)}); delete the dataset's folder and prepare it again"
                 ) from error
 
     return fetch

@@ -36,8 +36,9 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
     [
         ("folder/pets", {}, "does not exist"),
         ("folder/pets", {"manual_dir": None}, "needs its photographs: .*--manual-dir"),
-        ("folder/pets", {"channels": 2}, "channels 1 or 3"),
+        ("folder/pets", {"channels": 2}, "channels must be 1 or 3"),
         ("folder/pets", {"size": 0}, "size must be positive"),
+        ("folder/pets", {"size": 100_000}, "size must be .* at most 4,096 pixels"),
         ("folder/../pets", {}, "the name after folder/"),
         ("folder/", {}, "the name after folder/"),
         ("mnist", {"size": 28}, "size and channels are for folder/NAME"),

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, cast
 
-from cnn_jax.data.decode import MAX_BYTES
+from cnn_jax.data.decode import MAX_BYTES, reason
 from cnn_jax.errors import UserError, warn
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -196,9 +196,9 @@ def _tar_members(tar: Path) -> _Members:
     except OSError as error:
         if error.errno is not None:  # the machine's, not tarfile's
             raise
-        raise UserError(f"{tar} is not a complete tar file: {error}") from error
+        raise UserError(f"{tar} is not a complete tar file: {reason(error)}") from error
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"{tar} is not a complete tar file: {error}") from error
+        raise UserError(f"{tar} is not a complete tar file: {reason(error)}") from error
     return members
 
 

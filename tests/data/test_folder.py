@@ -204,7 +204,8 @@ def test_a_class_may_have_the_name_of_a_split(tmp_path: Path) -> None:
     vehicles["val/train/1.png"] = vehicles["val/cat/1.JPG"]
     train = {name: content for name, content in vehicles.items() if name.startswith("train")}
     val = {name: content for name, content in vehicles.items() if name.startswith("val")}
-    make_tar(tmp_path / "tars/train.tar", train), make_tar(tmp_path / "tars/val.tar", val)
+    make_tar(tmp_path / "tars/train.tar", train)
+    make_tar(tmp_path / "tars/val.tar", val)
     dataset = prepare_pets(tmp_path / "tars", tmp_path / "tfds")
     assert dataset.class_names == ("cat", "train") and dataset.num_examples("val") == 2
 

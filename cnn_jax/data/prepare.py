@@ -4,7 +4,6 @@ TFDS is imported where it is used, since this takes half a second that `--help` 
 """
 
 import contextlib
-import hashlib
 import io
 import itertools
 import os
@@ -13,7 +12,7 @@ import tempfile
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,7 +50,7 @@ def prepare(
 ) -> Dataset:
     """Prepare `name` for `load_dataset`. If it is prepared already, only say so.
 
-    "mnist" and "fashion_mnist" read their original .gz files from `manual_dir`, or download them.
+    "mnist" and "fashion_mnist" read their original files from `manual_dir`, or download them.
     "usps" reads usps.h5 from `manual_dir`. "folder/NAME" reads photographs from there:
     split/class/*.jpg, or tars of them, stored at `size` (256 unless given) with `channels` 1 or 3.
     Any other name is one of TFDS's own builders, and needs TensorFlow this once. Raises UserError
@@ -126,20 +125,20 @@ def _prepare_usps(name: str, manual: Path | None, root: Path) -> None:
         )
     from cnn_jax.data import builders
 
-    (file,) = _files_in(manual, name)
-    _generate(partial(builders.Usps, file), name, root)
+    (file,) = read.FILES[name]
+    if not (manual / file).is_file():
+        raise UserError(f"{manual / file} is missing; {name!r} needs {file}")
+    _generate(partial(builders.Usps, manual / file), name, root)
 
 
 def _prepare_idx(name: str, manual: Path | None, root: Path) -> None:
-    from cnn_jax.data import builders
+    from cnn_jax.data import idx
 
-    infos = builders.idx_files(name)
     if manual is not None:
-        _check_sums(_files_in(manual, name), infos.values())
-        return _generate(builders.idx_builder(name), name, root, manual)
+        return _generate(idx.builder(name, idx.find_files(name, manual)), name, root)
     downloads = root / "downloads"
-    _check_network(name, builders.to_download(name, infos, downloads), read.FILES[name])
-    _generate(builders.idx_builder(name), name, root, downloads=downloads)
+    _check_network(name, idx.to_download(name, idx.url_infos(name), downloads), read.FILES[name])
+    _generate(idx.builder(name), name, root, downloads=downloads)
 
 
 def _prepare_stock(name: str, manual: Path | None, root: Path) -> None:
@@ -160,23 +159,6 @@ def _prepare_stock(name: str, manual: Path | None, root: Path) -> None:
     if manual is None and stock.url_infos:
         _check_network(name, list(stock.url_infos)[:1], ())
     _generate(partial(tfds.builder, name), name, root, manual, root / "downloads")
-
-
-def _files_in(manual: Path, name: str) -> list[Path]:
-    files = read.FILES[name]
-    paths = [manual / file for file in files]
-    for path in paths:
-        if not path.is_file():
-            raise UserError(f"{path} is missing; {name!r} needs {', '.join(files)}")
-    return paths
-
-
-def _check_sums(paths: Iterable[Path], infos: Iterable[Any]) -> None:
-    for path, info in zip(paths, infos, strict=True):
-        if (actual := path.stat().st_size) != info.size:
-            raise UserError(f"{path} has {actual:,} bytes, not the expected {int(info.size):,}")
-        if (digest := hashlib.sha256(path.read_bytes()).hexdigest()) != info.checksum:
-            raise UserError(f"{path} has the sha256 {digest}, not the expected {info.checksum}")
 
 
 def _check_network(name: str, urls: list[str], files: tuple[str, ...]) -> None:

@@ -66,8 +66,12 @@ def check_descriptions(name: str, folder: Path) -> None:
     no checksum of them. Their hashes are noted beside the dataset at the first reading, which for
     what this package prepares is the end of preparing.
     """
-    texts = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".txt"))
-    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in texts}
+    try:
+        texts = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".txt"))
+        hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in texts}
+    except OSError as error:
+        where = error.filename or folder
+        raise UserError(f"{where} of dataset {name!r} cannot be read: {error.strerror}") from error
     noted_in = folder / FOLDER / "descriptions.json"
     try:
         noted = unsealed(noted_in.read_bytes(), noted_in.name)

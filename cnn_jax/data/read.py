@@ -72,6 +72,9 @@ def read_dataset(
     root = data_root(data_dir)
     folder = find(name, root)
     if folder is None:
+        for place in (root, root / name):
+            if os.path.isdir(place) and not os.access(place, os.R_OK | os.X_OK):
+                raise UserError(f"{place} cannot be read: Permission denied")
         raise UserError(
             f"dataset {name!r} is not prepared in {root}; prepare it once with: "
             + prepare_command(name, data_dir)
@@ -83,9 +86,9 @@ def read_dataset(
     try:
         info: Any = tfds.builder_from_directory(folder).info
     except Exception as error:  # of many kinds, JSON's and protobuf's among them
-        raise records.damaged(name, folder, error) from error
+        raise _not_understood(name, folder, error) from error
     if str(info.version) != folder.name:
-        raise records.damaged(name, folder, f"dataset_info.json says version {info.version}")
+        raise _not_understood(name, folder, f"its version is {info.version}")
     file_format = getattr(info.file_format, "value", "an unknown format")
     if file_format != "array_record":
         raise UserError(
@@ -123,6 +126,15 @@ def read_dataset(
         shard_lengths=shard_lengths,
         folder=folder,
         _fetch=fetch,
+    )
+
+
+def _not_understood(name: str, folder: Path, reason: Exception | str) -> UserError:
+    """The refusal of a dataset whose descriptions TFDS does not understand."""
+    return UserError(
+        f"dataset_info.json and features.json of dataset {name!r} in {folder} are not what TFDS "
+        f"writes ({' '.join(str(reason).split())}); restore them, or prepare the dataset again in "
+        "another folder"
     )
 
 

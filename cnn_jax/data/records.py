@@ -2,6 +2,7 @@
 
 import bisect
 import itertools
+import re
 import stat
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ def fetch_from(
             try:
                 data, label = parse(records[split].read(position))
             except (RuntimeError, IndexError) as error:
-                raise damaged(name, Path(info.data_dir), error) from error
+                raise _damaged(name, Path(info.data_dir), error) from error
             except _RecordError as error:
                 raise UserError(
                     f"example {position} of split {split!r} of dataset {name!r} {error}"
@@ -53,7 +54,7 @@ def fetch_from(
             except decode.DECODE_ERRORS as error:
                 raise UserError(
                     f"image {position} of split {split!r} of dataset {name!r} is broken "
-                    f"({decode.reason(error)}); delete the dataset's folder and prepare it again"
+                    f"({decode.reason(error)}); prepare the dataset again without it"
                 ) from error
 
     return fetch
@@ -158,9 +159,12 @@ def check_readable(path: Path, dataset: str) -> None:
         ) from error
 
 
-def damaged(name: str, folder: Path, reason: Exception | str) -> UserError:
-    """The refusal of a dataset whose files do not hold what was written."""
+def _damaged(name: str, folder: Path, error: Exception) -> UserError:
+    """The refusal of a dataset of which ArrayRecord, which keeps hashes, raised an error."""
+    text = " ".join(str(error).split())
+    if failed := re.search(r"\w+\(\) failed: ([^;]*)", text):  # the machine's, not the content's
+        return UserError(f"the files of dataset {name!r} in {folder} cannot be read: {failed[1]}")
     return UserError(
-        f"the files of dataset {name!r} in {folder} are damaged "
-        f"({' '.join(str(reason).split())}); delete that folder and prepare the dataset again"
+        f"the files of dataset {name!r} in {folder} are damaged ({text}); "
+        "delete that folder and prepare the dataset again"
     )

@@ -165,7 +165,7 @@ def test_damaged_files_are_refused_by_name(
     assert digits.folder is not None
     (path,) = digits.folder.glob(file)
     damage(path)
-    message = "dataset 'digits' (in .* are damaged|is not prepared|is missing)"
+    message = "dataset 'digits' (in .* are (damaged|not what TFDS)|is not prepared|is missing)"
     with pytest.raises(UserError, match=message):
         digits = data.load_dataset("digits", digits_dir)
         digits.open("train").read(np.arange(1437))

@@ -197,6 +197,27 @@ def test_what_cannot_be_read_is_not_called_damaged(
         data.load_dataset("digits", digits_dir).open("test").read([0])
 
 
+def test_an_unreadable_folder_is_not_called_unprepared(
+    digits_dir: Path, digits: data.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert digits.folder is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(read, "find", lambda name, root: None)
+        patch.setattr(os, "access", lambda path, mode: path != digits_dir / "pets")
+        (digits_dir / "pets").mkdir()
+        with pytest.raises(UserError, match=f"^{digits_dir}/pets cannot be read: Permission"):
+            data.load_dataset("pets", digits_dir)
+    (digits.folder / "label.labels.txt").mkdir()
+    with pytest.raises(UserError, match="label.labels.txt of dataset 'digits' cannot be read: Is"):
+        data.load_dataset("digits", digits_dir)
+
+
+def test_a_machines_limit_is_not_called_damage() -> None:
+    error = RuntimeError("read() failed: Input/output error; reading /data/x; at byte 7")
+    refusal = records._damaged("x", Path("/data"), error)
+    assert str(refusal).endswith("in /data cannot be read: Input/output error")
+
+
 # ---- listing ----
 
 

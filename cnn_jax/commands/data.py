@@ -26,8 +26,8 @@ def prepare(
 
     Args:
         name: One of mnist, fashion_mnist and usps; or a TFDS name; or folder/NAME for a folder or
-            tar of your own that contains SPLIT/CLASS/*.jpg.
-        manual_dir: Folder of the original files; required for folder/NAME.
+            tar of your own that contains SPLIT/CLASS/*.jpg or *.png (transparent is white).
+        manual_dir: Folder of the original files, compressed or not; required for folder/NAME.
         size: For folder/NAME: scale the shorter side to this and crop the central square.
         channels: For folder/NAME: 3 for colour, 1 for grey.
     """

@@ -56,7 +56,10 @@ def builder(name: str, photos: list[Photo], size: int, channels: int) -> Callabl
                     raise _refusal([(photo, stored), *rest])
                 key = f"{photo.class_name}/{photo.file_name}"
                 # Bytes, since names of files need not be UTF-8; TFDS hashes both alike.
-                yield os.fsencode(key), {"image": stored, "label": photo.class_name}
+                yield (
+                    key.encode(errors="surrogateescape"),
+                    {"image": stored, "label": photo.class_name},
+                )
 
     return partial(Folder, config=tfds.core.BuilderConfig(name=name))
 

@@ -5,7 +5,7 @@ not rounded. Colours are in units of [0, 1], like the mean and deviation of a da
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -128,13 +128,23 @@ def measure_colours(dataset: Dataset) -> Colours:
     """
     if dataset.folder is None:
         return _measure(dataset)
-    measured = cache.remember(
+    channels = dataset.image_shape[-1]
+
+    def parse(values: dict[str, Any]) -> Colours:
+        mean, covariance = (np.array(values[name], np.float64) for name in Colours._fields)
+        if mean.shape != (channels,) or covariance.shape != (channels, channels):
+            raise ValueError(f"shapes {mean.shape} and {covariance.shape}, not {channels} channels")
+        if not (np.all(np.isfinite(mean)) and np.all(np.isfinite(covariance))):
+            raise ValueError("numbers that are not finite")
+        return Colours(mean, covariance)
+
+    return cache.remember(
         dataset.name,
         dataset.folder,
         f"colours-{'x'.join(map(str, dataset.image_shape))}.json",
         lambda: {name: value.tolist() for name, value in _measure(dataset)._asdict().items()},
+        parse,
     )
-    return Colours(np.array(measured["mean"]), np.array(measured["covariance"]))
 
 
 def _measure(dataset: Dataset) -> Colours:

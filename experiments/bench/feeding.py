@@ -31,7 +31,7 @@ import simplejpeg
 from PIL import Image
 
 from cnn_jax.data import Dataset, batch_indices, load_dataset, load_resident, stream
-from cnn_jax.data.read import encoded
+from cnn_jax.data.records import encoded
 from cnn_jax.devices.process import keep_freed_memory
 from experiments.tools.report import program
 

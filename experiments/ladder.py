@@ -281,7 +281,7 @@ def results() -> list[Result]:
 def load(name: str) -> Record | None:
     """The record of that name, None if there is none."""
     path = RECORDS / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def percent(values: Sequence[float]) -> str:

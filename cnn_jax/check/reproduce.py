@@ -116,7 +116,7 @@ def reproduce(
 def _read_record(path: Path) -> dict[str, Any]:
     """A record of runs. Raises UserError if the file is none."""
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         if {"experiment", "runs"} <= record.keys():
             return record
         reason = "it has no experiment or no runs"
@@ -139,7 +139,7 @@ def _evaluate_again(folder: Path, data_dir: Path | None) -> Comparison:
     comparison.same("evaluation data sha256", recorded.get("eval_sha256", eval_sha256), eval_sha256)
     try:
         restored = restore(folder, result["step"], data_dir)
-        script = (folder / "experiment.py").read_text()
+        script = (folder / "experiment.py").read_text(encoding="utf-8")
         comparison.same("script", restored.receipt.get("script", script) == script, True)
         if (imports := described["imports"]) is not None:
             now = imported_scripts(folder / "experiment.py")
@@ -230,7 +230,7 @@ def _make_record_again(
     folders = {"data_dir": data_dir, "workdir": scratch / "runs"}  # new, not the default one
     folders = {name: folder for name, folder in folders.items() if name in record["config"]}
     _run(script, runs.flags({**record["config"], **folders, "out": out}))
-    again = json.loads(out.read_text())
+    again = json.loads(out.read_text(encoding="utf-8"))
     changes = differences(record["environment"], again["environment"])
     tolerance = RETRAINED if changes else 0.0
     comparison = Comparison(record["experiment"], changes, tolerance, retrained=True)
@@ -255,7 +255,7 @@ def _finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The contents of config.json and result.json of a run that reached its last step."""
     described = runs.describe(folder)
     try:
-        return described, json.loads((folder / "result.json").read_text())
+        return described, json.loads((folder / "result.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{folder} is not finished: it has no result.json") from error
     except ValueError as error:

@@ -83,7 +83,9 @@ def maximize(
     }
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "maximize.json").write_text(json_module.dumps(content, indent=1) + "\n")
+        (out / "maximize.json").write_text(
+            json_module.dumps(content, indent=1) + "\n", encoding="utf-8"
+        )
         save(drawn(strongest, f"{layer}, unit {unit}: strongest in {split}"), out / "patches.png")
     if json:
         print(json_module.dumps(content))

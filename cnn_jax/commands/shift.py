@@ -93,7 +93,7 @@ def shift(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         file = "corruption.json" if kinds else "shift.json"
-        (out / file).write_text(json_module.dumps(content) + "\n")
+        (out / file).write_text(json_module.dumps(content) + "\n", encoding="utf-8")
         for file, figure in (_corruption_figures if kinds else shift_figures)(sweeps).items():
             save(figure, out / file)
     if json:

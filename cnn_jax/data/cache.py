@@ -30,7 +30,7 @@ def remember(
     current_stamp = stamp(folder)
     for path in places:
         try:
-            saved = json.loads(path.read_text())
+            saved = json.loads(path.read_text(encoding="utf-8"))
             if saved.pop("stamp") == current_stamp:
                 return saved
         except (OSError, ValueError, KeyError, TypeError, AttributeError):

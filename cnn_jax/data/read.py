@@ -174,7 +174,7 @@ def describe(name: str, data_dir: str | os.PathLike | None = None) -> dict[str, 
 
 
 def _counts(folder: Path) -> str:
-    info = json.loads((folder / "dataset_info.json").read_text())
+    info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
     counts = {split["name"]: sum(map(int, split["shardLengths"])) for split in info["splits"]}
     return ", ".join(f"{split} {count:,}" for split, count in counts.items())
 

@@ -51,7 +51,7 @@ def _load(dataset: Dataset, split: str, start: int, stop: int) -> Batch | None:
         "label": (np.dtype(np.int32), (stop - start,)),
     }
     try:
-        receipt = json.loads(paths["receipt"].read_text())
+        receipt = json.loads(paths["receipt"].read_text(encoding="utf-8"))
         arrays = {key: np.load(paths[key], mmap_mode="r") for key in expected}
         intact = receipt["stamp"] == cache.stamp(_folder_of(dataset)) and all(
             (arrays[key].dtype, arrays[key].shape) == expected[key]

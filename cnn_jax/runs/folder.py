@@ -108,7 +108,7 @@ def claim(
     content |= {"overridden": []}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        lock = (folder / ".lock").open("w", encoding="utf-8")
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends
         if is_new:
             (folder / "experiment.py").write_bytes(script.read_bytes())
@@ -243,14 +243,14 @@ def receipt(folder: Path, seed: int) -> dict[str, Any]:
     """
     if not (folder / "config.json").exists():
         return {}
-    script = (folder / "experiment.py").read_text()
+    script = (folder / "experiment.py").read_text(encoding="utf-8")
     return describe(folder) | {"seed": seed, "script": script, "environment": environment()}
 
 
 def describe(folder: Path) -> dict[str, Any]:
     """The content of config.json. Raises UserError if there is none or it is damaged."""
     try:
-        content = json.loads((folder / "config.json").read_text())
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return {name: content[name] for name in NAMES}
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{folder} is not a run folder: it has no config.json") from error

@@ -54,12 +54,14 @@ def make_page(
             that the page does not know.
     """
     content = page_content(networks, split, examples, half)
-    html = (TEMPLATE / "page.html").read_text()
+    html = (TEMPLATE / "page.html").read_text(encoding="utf-8")
     # In a script element only "</" and "<!--" could end the data early.
     parts = {
-        "{{style}}": (TEMPLATE / "page.css").read_text(),
+        "{{style}}": (TEMPLATE / "page.css").read_text(encoding="utf-8"),
         "{{content}}": json.dumps(content).replace("<", "\\u003c"),
-        "{{script}}": "\n".join((TEMPLATE / f"{name}.js").read_text() for name in SCRIPTS),
+        "{{script}}": "\n".join(
+            (TEMPLATE / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS
+        ),
     }
     for mark, text in parts.items():
         html = html.replace(mark, text)

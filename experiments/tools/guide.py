@@ -36,13 +36,13 @@ class Config:
 
 def commands() -> list[list[str]]:
     """The words of each of the guide's commands, without `python -m`."""
-    blocks = re.findall(r"```bash\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    blocks = re.findall(r"```bash\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
     return [shlex.split(line)[2:] for block in blocks for line in block.splitlines()]
 
 
 def pictures() -> list[str]:
     """The names of the pictures that the guide's commands write."""
-    return re.findall(r"\(pictures/(guide-.*?\.png)\)", GUIDE.read_text())
+    return re.findall(r"\(pictures/(guide-.*?\.png)\)", GUIDE.read_text(encoding="utf-8"))
 
 
 def run(config: Config) -> None:

@@ -53,8 +53,8 @@ def collect(folders: list[Path], name: str | None = None, split: str | None = No
     """
     records, common = [], []
     for folder in folders:
-        described = json.loads((folder / "config.json").read_text())
-        result = json.loads((folder / "result.json").read_text())
+        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         if described.get("several") or described.get("overridden"):
             raise ValueError(f"{folder} is of several trainings, or of more than one config")
         seed = described["config"].pop("seed")
@@ -72,7 +72,7 @@ def collect(folders: list[Path], name: str | None = None, split: str | None = No
     path = ladder.RECORDS / f"{name or common[0]['experiment']}.json"
     path.parent.mkdir(exist_ok=True)
     records.sort(key=lambda r: r["seed"])
-    path.write_text(json.dumps(common[0] | {"runs": records}, indent=2) + "\n")
+    path.write_text(json.dumps(common[0] | {"runs": records}, indent=2) + "\n", encoding="utf-8")
     return path
 
 
@@ -126,12 +126,12 @@ def write_tables() -> None:
     """Replace the tables of README and docs/ladder.md."""
     for path, text in ((README, short_table()), (PAGE, table())):
         before, _, after = split_at_marks(path)
-        path.write_text(before + MARKS[0] + text + MARKS[1] + after)
+        path.write_text(before + MARKS[0] + text + MARKS[1] + after, encoding="utf-8")
 
 
 def split_at_marks(path: Path) -> tuple[str, str, str]:
     """The text before a page's table, the table, and the text after it."""
-    before, rest = path.read_text().split(MARKS[0])
+    before, rest = path.read_text(encoding="utf-8").split(MARKS[0])
     table, after = rest.split(MARKS[1])
     return before, table, after
 

@@ -61,7 +61,7 @@ def records() -> dict[str, Path]:
 def load() -> dict[str, Any]:
     """The verdicts by record name, without those of records that have changed since."""
     path = ladder.RECORDS / "reproductions.json"
-    verdicts = json.loads(path.read_text())["verdicts"] if path.exists() else {}
+    verdicts = json.loads(path.read_text(encoding="utf-8"))["verdicts"] if path.exists() else {}
     hashes = {name: _sha256(record) for name, record in records().items()}
     return {name: v for name, v in verdicts.items() if v["sha256"] == hashes.get(name)}
 

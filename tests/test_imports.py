@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 ROWS: list[set[str]] = [
     {"errors", "atomic_write", "ops", "figures", "losses", "metrics"},
     {"models", "optim", "data", "runs"},
-    {"augment", "devices"},
+    {"augment", "devices", "command_line"},
     {"experiment"},
     {"step"},
     {"seeds"},

@@ -6,6 +6,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
+from cnn_jax.command_line import local_path
 from cnn_jax.commands.arguments import DataDir, Flag, Out, argument, check_out
 from cnn_jax.figures import convolution as figures
 from cnn_jax.figures import save
@@ -41,7 +42,7 @@ def convolve(
         out: New or empty folder for the figures (PNG), the animation (GIF) and feature_map.npy.
     """
     check_out(out)
-    result = convolved(open_image(image, data_dir), kernel_of(kernel))
+    result = convolved(open_image(str(local_path(image)), data_dir), kernel_of(kernel))
     place = result.strongest if at is None else at
     text = spelled(result, place)
     name = kernel if len(kernel) <= 20 else "given"

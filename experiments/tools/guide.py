@@ -17,10 +17,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import tyro
-
 from cnn_jax import __main__ as program
-from cnn_jax import cli
+from cnn_jax.command_line import exit_on_user_error, parse
 from cnn_jax.errors import UserError
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
@@ -84,7 +82,5 @@ def _folders() -> list[str]:
 
 
 if __name__ == "__main__":
-    with cli.exit_on_user_error():
-        with cli.usage_errors_in_one_line():
-            config = tyro.cli(Config, description=__doc__)
-        run(config)
+    with exit_on_user_error():
+        run(parse(Config, description=__doc__))

@@ -18,11 +18,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from cnn_jax import runs
 from cnn_jax.check.reproduce import chosen
-from cnn_jax.cli import exit_on_user_error, usage_errors_in_one_line
+from cnn_jax.command_line import exit_on_user_error, parse
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate.exact import evaluate_run
 from cnn_jax.runs.environment import environment
@@ -86,8 +84,7 @@ def program(config_class: type[Any], run: Callable[[Any], dict[str, Any]]) -> No
     """
     script = sys.modules[config_class.__module__]
     with exit_on_user_error():
-        with usage_errors_in_one_line():
-            config = tyro.cli(config_class, description=script.__doc__)
+        config = parse(config_class, description=script.__doc__)
         if config.out is not None and config.out.exists():
             raise UserError(f"{config.out} is there already: choose another --out, or remove it")
         if config.out is not None:  # before what may take hours

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import tyro
 
 from cnn_jax.check.reproduce import Comparison, reproduce
-from cnn_jax.cli import exit_on_user_error, usage_errors_in_one_line
+from cnn_jax.command_line import exit_on_user_error, parse
 from cnn_jax.errors import UserError
 from cnn_jax.runs.environment import environment
 from cnn_jax.runs.journal import write_json
@@ -98,6 +98,5 @@ def _sha256(path: Path) -> str:
 
 if __name__ == "__main__":
     with exit_on_user_error():
-        with usage_errors_in_one_line():
-            config = tyro.cli(Config, description=__doc__)
+        config = parse(Config, description=__doc__)
         again(config)

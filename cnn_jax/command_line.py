@@ -1,0 +1,323 @@
+"""What all command lines share: flags are read, and a program ends in one clear line.
+
+tyro reads the flags. Of its errors, which are boxes of several lines, only what happened is used.
+"""
+
+import contextlib
+import difflib
+import errno
+import io
+import os
+import re
+import select
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args
+
+import tyro
+from tyro import _errors as events  # private, so that requirements.txt names the versions
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+
+from cnn_jax.errors import Stopped, UserError
+from cnn_jax.runs.checkpoint import quieten_orbax
+
+KINDS = {int: "a whole number", float: "a number"}
+LIMITS = {  # of the machine, by errno
+    errno.ENOSPC: "the disk is full ({}): free some space, then repeat the command",
+    errno.EDQUOT: "the disk quota is used up ({}): free some space, then repeat the command",
+    errno.EFBIG: "a file is larger than allowed ({}): raise the limit (ulimit -f)",
+    errno.EMFILE: "too many files are open ({}): raise the limit (ulimit -n)",
+    errno.ENFILE: "too many files are open on this machine ({})",
+    errno.EACCES: "no permission to read or write ({})",
+    errno.EPERM: "no permission to read or write ({})",
+    errno.EROFS: "the file system can only be read ({})",
+    errno.ENAMETOOLONG: "a name is too long ({})",
+    errno.ELOOP: "a link leads back to itself ({})",
+    errno.EIO: "the disk or the network failed ({})",
+    errno.ENOMEM: "the memory is used up ({}): lower the batch size, or stream with --feed stream",
+}
+
+
+# ---- reading flags ----
+
+
+def parse(form: Any, arguments: Sequence[str] | None = None, **about: Any) -> Any:
+    """Read a command line: flags are made of a dataclass or a function, paths by `local_path`.
+
+    Args:
+        arguments: without them, those that the program was called with.
+        about: `prog` and `description`, for --help.
+
+    Raises:
+        UserError: a flag is unknown, misses its value, or has one of another type.
+    """
+    value, unknown = parse_known(form, arguments, **about)
+    refuse_unknown(form, _words(arguments), unknown)
+    return value
+
+
+def parse_known(
+    form: Any, arguments: Sequence[str] | None = None, **about: Any
+) -> tuple[Any, list[str]]:
+    """Do what `parse` does, but return what is not known beside the value."""
+    words = _words(arguments)
+    for before, word in zip(["", *words], words, strict=False):
+        if word == "" or re.fullmatch("--[a-z_-]+=", word):
+            flag = (word or before).rstrip("=")
+            raise UserError(f"{flag if flag[:2] == '--' else 'an argument'} is empty")
+
+    def refuse(event: events.ParseErrorEvent) -> None:
+        if sentence := _sentence(event, form, words):
+            raise UserError(sentence)
+
+    box = io.StringIO()
+    try:
+        with events.on_parse_error(refuse), contextlib.redirect_stderr(box):
+            return tyro.cli(form, args=words, return_unknown_args=True, registry=_paths(), **about)
+    except _NotLocal as error:
+        raise UserError(str(error)) from None
+    except SystemExit as error:
+        if not error.code:  # --help
+            raise
+        text = re.sub("[╭╮╰╯│─]", " ", box.getvalue())
+        raise UserError(" ".join(text.split())) from None
+
+
+def refuse_unknown(form: Any, words: Sequence[str], unknown: Sequence[str]) -> None:
+    """Raise a UserError about the words of a command line that `parse_known` did not know."""
+    if unknown:
+        raise UserError(_unknown(form, words, unknown))
+
+
+class _NotLocal(Exception):
+    """A path is none on this machine. tyro would swallow a ValueError."""
+
+
+def local_path(text: str) -> Path:
+    """The path that a user wrote, with `~` and `~name` replaced by that home.
+
+    Raises:
+        UserError: it is a URL, or names a home that is not known.
+    """
+    try:
+        return _local_path(text)
+    except _NotLocal as error:
+        raise UserError(str(error)) from None
+
+
+def _local_path(text: str) -> Path:
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+        raise _NotLocal(f"{text} is a URL: give a path of this machine's file system")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        home = text.split("/")[0]
+        raise _NotLocal(
+            f"{text}: the home {home} is not known; write the path out, or ./{text} for a folder "
+            "of that name"
+        ) from None
+
+
+def _paths() -> ConstructorRegistry:
+    """The rule by which tyro makes a path."""
+    rules = ConstructorRegistry()
+
+    @rules.primitive_rule
+    def path(info: Any) -> PrimitiveConstructorSpec[Path] | None:
+        if info.type is not Path:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="PATH",
+            instance_from_str=lambda words: _local_path(words[0]),
+            is_instance=lambda value: isinstance(value, Path),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return rules
+
+
+def _words(arguments: Sequence[str] | None) -> list[str]:
+    return list(sys.argv[1:] if arguments is None else arguments)
+
+
+# ---- usage errors ----
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """The end of a sentence about an unknown word: the known one that is like it, or all."""
+    (likely, *_) = [*difflib.get_close_matches(word, known, n=1), ""]
+    return f"did you mean {likely}?" if likely else f"there are {', '.join(known)}"
+
+
+def _unknown(form: Any, words: Sequence[str], unknown: Sequence[str]) -> str:
+    """What to say of unknown words of the command line, which may follow unknown flags."""
+    word = next((word for word in unknown if word.startswith("-")), unknown[0])
+    if not word.startswith("-"):
+        return f"unexpected {_quoted(word)}: nothing takes this value"
+    flag = word.split("=")[0]
+    before = words[: words.index(word)] if word in words else []
+    (likely, *_) = [*difflib.get_close_matches(flag, _flags(form, before), n=1), ""]
+    hint = f"did you mean {likely}?" if likely else "--help lists the flags"
+    return f"there is no flag {flag}: {hint}"
+
+
+def _flags(form: Any, words: Sequence[str]) -> list[str]:
+    """The flags that --help lists after these words of a command line."""
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+        parse_known(form, [*words, "--help"])
+    lines = re.findall(r"^\W*(--[a-z].*)", re.sub("[│╭]", " ", shown.getvalue()), re.MULTILINE)
+    return [flag for line in lines for flag in re.findall(r"^--[\w-]+|(?<=, )--[\w-]+", line)]
+
+
+def _sentence(event: events.ParseErrorEvent, form: Any, words: Sequence[str]) -> str:
+    """What a user did wrong; empty for what tyro itself must say."""
+    match event:
+        case events.MissingSubcommand():
+            known = list(event.subcommand_spec.parser_from_name)
+            depth = len(event.subcommand_spec.prog_suffix.split())
+            plain = [word for word in words if not word.startswith("-")][depth:]
+            if plain:
+                return f"there is no command {_quoted(plain[0])}: {nearest(plain[0], known)}"
+            return f"name a command: {', '.join(known)}"
+        case events.MissingArgs(unrecognized_tokens=[_, *_] as unknown):
+            return _unknown(form, words, unknown)
+        case events.MissingArgs():
+            missing = [_invocation(context.arg) for context in event.missing_arguments]
+            verb = "is" if len(missing) == 1 else "are"
+            return f"{' and '.join(missing)} {verb} missing"
+        case events.BadValue(argument=argument, reason="too_few_values"):
+            return f"{_name(argument)} needs a value: {_kind(argument)}"
+        case events.InvalidChoice(argument=argument):
+            hint = nearest(event.value, event.choices)
+            return f"{_name(argument)} cannot be {_quoted(event.value)}: {hint}"
+        case events.InstantiationFailure(argument=argument) if argument is not None:
+            value = _value(argument, words)
+            if value:
+                return f"{_name(argument)} takes {_kind(argument)}, not {_quoted(value)}"
+    return ""
+
+
+def _name(argument: Any) -> str:
+    return argument.display_name()
+
+
+def _invocation(argument: Any) -> str:
+    metavar = str(argument.lowered.metavar)
+    return metavar if argument.is_positional() else f"{_name(argument)} {metavar}"
+
+
+def _kind(argument: Any) -> str:
+    """What an argument takes, in words, or as --help shows it."""
+    kinds = get_args(argument.field.type_stripped) or (argument.field.type_stripped,)
+    (kind, *others) = [kind for kind in kinds if kind is not NoneType]
+    return KINDS[kind] if kind in KINDS and not others else str(argument.lowered.metavar)
+
+
+def _value(argument: Any, words: Sequence[str]) -> str:
+    """The words that follow an argument's flag, the last time that it is given."""
+    value = ""
+    for place, word in enumerate(words):
+        flag, equals, rest = word.partition("=")
+        if flag.replace("_", "-") in argument.lowered.name_or_flags:
+            ends = (i for i, w in enumerate(words) if i > place and w.startswith("--"))
+            value = rest if equals else " ".join(words[place + 1 : next(ends, len(words))])
+    return value
+
+
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:60]}...")
+
+
+# ---- the end of a program ----
+
+
+@contextlib.contextmanager
+def exit_on_user_error() -> Iterator[None]:
+    """End the program with one line and an exit code on `UserError`, `Stopped`, or where a limit of
+    the machine is reached: disk, memory, open files, permissions.
+
+    Where nobody reads the output any more, as with `| head`, it ends without a word.
+    """
+    quieten_orbax()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale that lacks a letter is no reason to end
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        raise SystemExit(Stopped.EXIT_CODE) from None
+    except (Exception, SystemExit) as error:
+        if any(isinstance(e, BrokenPipeError) for e in _chain(error)) and _nobody_reads():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain at exit
+            raise SystemExit(128 + signal.SIGPIPE) from None
+        text = str(error) if isinstance(error, UserError) else limit_reached(error)
+        if isinstance(error, SystemExit) or not text:
+            raise
+        print(f"error: {one_line(text)}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def one_line(text: str) -> str:
+    """The text in one line, with what would change the terminal written as escapes."""
+    letters = text.replace("\n", " ")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in letters)
+
+
+def limit_reached(error: BaseException) -> str:
+    """The limit of the machine that an error, or one that led to it, is about; else empty."""
+    return next(filter(None, map(_limit, _chain(error))), "")
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those that led to it. One that is raised while another one is being handled, as
+    when what was half done is closed, hides that one.
+    """
+    waiting, seen = [error], set()
+    while waiting:
+        error = waiting.pop(0)
+        if id(error) not in seen:
+            seen.add(id(error))
+            yield error
+            waiting += [e for e in (error.__cause__, error.__context__) if e is not None]
+            waiting += getattr(error, "exceptions", ())  # of a group
+
+
+def _limit(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return _no_memory(str(error))
+    text = str(error)
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (named := re.search(r"OS error (\d+)", text)):  # TensorStore's
+        number = int(named[1])
+    if number in LIMITS:
+        return LIMITS[number].format(text.splitlines()[0] if text else os.strerror(number))
+    if "RESOURCE_EXHAUSTED" in text or "Out of memory" in text:  # XLA's
+        return _no_memory(text)
+    if isinstance(error, RuntimeError) and "can't start new thread" in text:
+        return "no more threads can be started: raise the limit (ulimit -u)"
+    return ""
+
+
+def _no_memory(text: str) -> str:
+    told = f" ({text.splitlines()[0][:200]})" if text else ""
+    return f"the memory is used up{told}: lower the batch size, or stream with --feed stream"
+
+
+def _nobody_reads() -> bool:
+    """Whether the other end of the output is closed."""
+    try:
+        poll = select.poll()
+        poll.register(1, 0)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except (OSError, AttributeError):  # there is no output, or no such call
+        return True

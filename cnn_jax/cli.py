@@ -16,7 +16,7 @@ from rich.console import Console
 
 from cnn_jax import runs
 from cnn_jax.check import preflight as costs
-from cnn_jax.command_line import exit_on_user_error, parse
+from cnn_jax.command_line import exit_on_user_error, outliving_readers, parse
 from cnn_jax.data import content_sha256
 from cnn_jax.devices import parallel, process
 from cnn_jax.devices.signals import StopAsked, stop_requests
@@ -55,7 +55,7 @@ def main(
         the final evaluation; a list of them if trainings ran one after the other; None if only the
         cost was asked for.
     """
-    with exit_on_user_error():
+    with exit_on_user_error(), outliving_readers():
         script = runs.find_script(config_class, build)
         config, options, several, cost = _parse(script, config_class, options, arguments)
         options.check()

@@ -3,15 +3,17 @@
 tyro reads the flags. Of its errors, which are boxes of several lines, only what happened is used.
 """
 
+import atexit
 import contextlib
 import difflib
-import errno
 import io
+import logging
 import os
 import re
 import select
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import NoneType
@@ -22,23 +24,10 @@ from tyro import _errors as events  # private, so that requirements.txt names th
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
 from cnn_jax.errors import Stopped, UserError
+from cnn_jax.machine_limits import chain, limit_reached
 from cnn_jax.runs.checkpoint import quieten_orbax
 
 KINDS = {int: "a whole number", float: "a number"}
-LIMITS = {  # of the machine, by errno
-    errno.ENOSPC: "the disk is full ({}): free some space, then repeat the command",
-    errno.EDQUOT: "the disk quota is used up ({}): free some space, then repeat the command",
-    errno.EFBIG: "a file is larger than allowed ({}): raise the limit (ulimit -f)",
-    errno.EMFILE: "too many files are open ({}): raise the limit (ulimit -n)",
-    errno.ENFILE: "too many files are open on this machine ({})",
-    errno.EACCES: "no permission to read or write ({})",
-    errno.EPERM: "no permission to read or write ({})",
-    errno.EROFS: "the file system can only be read ({})",
-    errno.ENAMETOOLONG: "a name is too long ({})",
-    errno.ELOOP: "a link leads back to itself ({})",
-    errno.EIO: "the disk or the network failed ({})",
-    errno.ENOMEM: "the memory is used up ({}): lower the batch size, or stream with --feed stream",
-}
 
 
 # ---- reading flags ----
@@ -238,16 +227,12 @@ def _quoted(text: str) -> str:
 
 @contextlib.contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """End the program with one line and an exit code on `UserError`, `Stopped`, or where a limit of
-    the machine is reached: disk, memory, open files, permissions.
+    """End the program with one line and an exit code on `UserError`, `Stopped`, or at a limit of
+    the machine: disk, memory, open files, permissions.
 
     Where nobody reads the output any more, as with `| head`, it ends without a word.
     """
-    quieten_orbax()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a locale that lacks a letter is no reason to end
-            stream.reconfigure(errors="backslashreplace")
+    _quieten()
     try:
         try:
             yield
@@ -257,60 +242,75 @@ def exit_on_user_error() -> Iterator[None]:
         print(stop, file=sys.stderr)
         raise SystemExit(Stopped.EXIT_CODE) from None
     except (Exception, SystemExit) as error:
-        if any(isinstance(e, BrokenPipeError) for e in _chain(error)) and _nobody_reads():
+        ended = isinstance(error, SystemExit)  # by rich, which then writes to nowhere
+        if any(isinstance(e, BrokenPipeError) for e in chain(error)) and (ended or _nobody_reads()):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain at exit
             raise SystemExit(128 + signal.SIGPIPE) from None
         text = str(error) if isinstance(error, UserError) else limit_reached(error)
-        if isinstance(error, SystemExit) or not text:
+        if ended or not text:
             raise
-        print(f"error: {one_line(text)}", file=sys.stderr)
+        print(f"error: {one_line(text)}", file=sys.stderr, flush=True)
+        # Threads that wait for what will not come any more end with tracebacks when Python does.
+        atexit.register(setattr, threading, "excepthook", lambda event: None)
         raise SystemExit(2) from None
+
+
+def _quieten() -> None:
+    """Leave what is said of an error to the line at the end.
+
+    Threads of Orbax, TensorStore and tensorboardX that meet a full disk print tracebacks, besides
+    the error that the main thread raises.
+    """
+    quieten_orbax()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    of_threads, of_others = threading.excepthook, sys.unraisablehook
+
+    def thread_failed(event: Any) -> None:
+        if not limit_reached(event.exc_value):
+            of_threads(event)
+
+    def other_failed(event: Any) -> None:
+        if event.exc_value is None or not limit_reached(event.exc_value):
+            of_others(event)
+
+    threading.excepthook, sys.unraisablehook = thread_failed, other_failed
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale that lacks a letter is no reason to end
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def outliving_readers() -> Iterator[None]:
+    """Inside, a program goes on without output where nobody reads it any more, as with `| head`."""
+    with contextlib.ExitStack() as stack:
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):
+                stream.flush()
+                settings = {k: getattr(stream, k) for k in ("encoding", "errors", "line_buffering")}
+                raw = _OutlivesItsReader(stream.fileno(), "w", closefd=False)
+                setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(raw), **settings))
+                stack.callback(setattr, sys, name, stream)
+                stack.callback(getattr(sys, name).flush)
+        yield
+
+
+class _OutlivesItsReader(io.FileIO):
+    """A file whose content is thrown away from the moment when nobody reads it any more."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return memoryview(data).nbytes
 
 
 def one_line(text: str) -> str:
     """The text in one line, with what would change the terminal written as escapes."""
     letters = text.replace("\n", " ")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in letters)
-
-
-def limit_reached(error: BaseException) -> str:
-    """The limit of the machine that an error, or one that led to it, is about; else empty."""
-    return next(filter(None, map(_limit, _chain(error))), "")
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, and those that led to it. One that is raised while another one is being handled, as
-    when what was half done is closed, hides that one.
-    """
-    waiting, seen = [error], set()
-    while waiting:
-        error = waiting.pop(0)
-        if id(error) not in seen:
-            seen.add(id(error))
-            yield error
-            waiting += [e for e in (error.__cause__, error.__context__) if e is not None]
-            waiting += getattr(error, "exceptions", ())  # of a group
-
-
-def _limit(error: BaseException) -> str:
-    if isinstance(error, MemoryError):
-        return _no_memory(str(error))
-    text = str(error)
-    number = error.errno if isinstance(error, OSError) else None
-    if number is None and (named := re.search(r"OS error (\d+)", text)):  # TensorStore's
-        number = int(named[1])
-    if number in LIMITS:
-        return LIMITS[number].format(text.splitlines()[0] if text else os.strerror(number))
-    if "RESOURCE_EXHAUSTED" in text or "Out of memory" in text:  # XLA's
-        return _no_memory(text)
-    if isinstance(error, RuntimeError) and "can't start new thread" in text:
-        return "no more threads can be started: raise the limit (ulimit -u)"
-    return ""
-
-
-def _no_memory(text: str) -> str:
-    told = f" ({text.splitlines()[0][:200]})" if text else ""
-    return f"the memory is used up{told}: lower the batch size, or stream with --feed stream"
 
 
 def _nobody_reads() -> bool:

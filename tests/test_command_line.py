@@ -1,15 +1,18 @@
 """A mistake in a command line, or a limit of the machine, ends in one sentence and exit code 2."""
 
+import errno
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import programs
 import pytest
 import tyro
 
 from cnn_jax import __main__ as program
-from cnn_jax.command_line import local_path, parse
+from cnn_jax.command_line import exit_on_user_error, local_path, parse
 from cnn_jax.errors import UserError
+from cnn_jax.machine_limits import limit_reached
 
 
 @dataclass(frozen=True)
@@ -104,3 +107,116 @@ def test_a_path_may_begin_at_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert flags.runs == (tmp_path / "a", Path("b/~"))
     assert flags.workdir == tmp_path / "runs" / "a"
     assert local_path("digits:test:3") == Path("digits:test:3")
+
+
+# ---- limits of the machine ----
+
+
+def end_of(error: BaseException, capsys: pytest.CaptureFixture[str]) -> str:
+    """The line with which a program ends that raises an error."""
+    with pytest.raises(SystemExit) as ended, exit_on_user_error():
+        raise error
+    assert ended.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1
+    return err
+
+
+TENSORSTORE = "RESOURCE_EXHAUSTED: Error writing local file: No space left [os_error_code='28']"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "full", "a/b"), "the disk is full, so that a/b cannot be written"),
+        (OSError(errno.EDQUOT, "full", "a/b"), "the disk quota is used up"),
+        (OSError(errno.EFBIG, "large"), "ulimit -f"),
+        (OSError(errno.EMFILE, "many", "a/b"), "too many files are open: raise the limit (ulimit"),
+        (PermissionError(errno.EACCES, "no", "a/b"), "a/b cannot be read or written: permission"),
+        (PermissionError(errno.EPERM, "no", "a/b"), "a/b cannot be read or written: permission"),
+        (OSError(errno.EROFS, "no", "a/b"), "a/b cannot be written: its file system can only be"),
+        (OSError(errno.ENAMETOOLONG, "no", 300 * "a"), f"{100 * 'a'}... cannot be opened: its nam"),
+        (OSError(errno.ENOMEM, "no"), "the memory is used up"),
+        (MemoryError(), "the memory is used up: lower the batch size"),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory\n allocating 9 bytes"),
+            "the memory is us",
+        ),
+        (RuntimeError("can't start new thread"), "no more threads"),
+        (ValueError(TENSORSTORE), "the disk is full"),
+        (ExceptionGroup("two", [KeyError(1), OSError(errno.EMFILE, "many")]), "too many files"),
+        (UserError("two\nlines\x1b[2J"), "error: two lines\\x1b[2J\n"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_a_limit_is_said_as_that_limit(
+    error: Exception, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert words in end_of(error, capsys)
+
+
+def test_an_error_of_closing_does_not_hide_the_limit(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), exit_on_user_error():
+        try:
+            raise OSError(errno.ENOSPC, "full")
+        finally:
+            raise RuntimeError("cannot be closed")
+    assert capsys.readouterr().err.startswith("error: the disk is full")
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    for error in (KeyError("x"), OSError(errno.ENOTCONN, "no"), RuntimeError("INTERNAL: x")):
+        assert limit_reached(error) == ""
+        with pytest.raises(type(error)), exit_on_user_error():
+            raise error
+
+
+READ_ONE_LINE = """
+import os, sys
+from cnn_jax.command_line import exit_on_user_error, outliving_readers
+reader, writer = os.pipe()
+os.dup2(writer, 1)
+os.close(writer)
+os.close(reader)
+sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)
+if sys.argv[1] == "training":
+    with outliving_readers():
+        for _ in range(3):
+            print("a line", flush=True)
+    sys.stderr.write("trained")
+    sys.exit(0)
+try:
+    with exit_on_user_error():
+        if sys.argv[1] == "rich":
+            from rich.console import Console
+            Console().print("a line")
+        else:
+            print("a line", flush=sys.argv[1] == "flushed")
+except SystemExit as end:
+    sys.stderr.write(f"ended with {end.code}")
+    raise
+"""
+
+
+@pytest.mark.parametrize("how", ["flushed", "buffered", "rich", "training"])
+def test_a_reader_that_is_gone(how: str, tmp_path: Path) -> None:
+    """As with `| head -1`. A command ends as other programs do; a training goes on."""
+    (tmp_path / "program.py").write_text(READ_ONE_LINE, encoding="utf-8")
+    code, _, err = programs.finish(programs.start(tmp_path / "program.py", how))
+    said, ends = ("trained", 0) if how == "training" else ("ended with 141", 141)
+    assert (code, err) == (ends, said)
+
+
+def test_what_the_locale_cannot_write_ends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(WRITES_GREEK, encoding="utf-8")
+    finished = programs.finish(programs.start(tmp_path / "program.py"))
+    assert finished.out == "\\u03b1 ± \\udcff\n".replace("±", "\\xb1") and finished.code == 0
+
+
+WRITES_GREEK = """
+import io, sys
+from cnn_jax.command_line import exit_on_user_error
+sys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding="ascii")
+with exit_on_user_error():
+    print("\\u03b1 \\xb1 \\udcff")
+"""

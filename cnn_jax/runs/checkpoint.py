@@ -29,6 +29,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
 from cnn_jax.errors import UserError
+from cnn_jax.machine_limits import limit_reached
 from cnn_jax.runs import arrays
 
 ITEM = "default"  # Orbax's own name: its managers find such an item without being told of it
@@ -254,15 +255,17 @@ class Checkpoints:
             multihost_utils.sync_global_devices("damaged checkpoints set aside")
         self._manager.reload()
 
-    def _damaged(self, step: int, error: Exception | str) -> Damaged:
+    def _damaged(self, step: int, error: Exception | str) -> UserError:
+        if isinstance(error, Exception) and (limit := limit_reached(error)):
+            return UserError(f"checkpoint {self.folder / str(step)} cannot be read: {limit}")
         reason = " ".join(str(error).split()) or type(error).__name__
         return Damaged(f"checkpoint {self.folder / str(step)} is damaged: {reason[:300]}")
 
     def _unwritten(self, error: Exception) -> UserError:
         latest = self.latest()
         last = "there is none" if latest is None else f"the last whole one is of step {latest}"
-        reason = " ".join(str(error).split())
-        return UserError(f"no checkpoint can be written to {self.folder}, {last}: {reason[-300:]}")
+        reason = limit_reached(error) or " ".join(str(error).split())[-300:]
+        return UserError(f"no checkpoint can be written to {self.folder}, {last}: {reason}")
 
 
 class _Best:

@@ -26,6 +26,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 from cnn_jax.errors import Stopped, UserError
 from cnn_jax.machine_limits import chain, limit_reached
 from cnn_jax.runs.checkpoint import quieten_orbax
+from cnn_jax.wording import nearest, one_line, quoted
 
 KINDS = {int: "a whole number", float: "a number"}
 
@@ -136,17 +137,11 @@ def _words(arguments: Sequence[str] | None) -> list[str]:
 # ---- usage errors ----
 
 
-def nearest(word: str, known: Sequence[str]) -> str:
-    """The end of a sentence about an unknown word: the known one that is like it, or all."""
-    (likely, *_) = [*difflib.get_close_matches(word, known, n=1), ""]
-    return f"did you mean {likely}?" if likely else f"there are {', '.join(known)}"
-
-
 def _unknown(form: Any, words: Sequence[str], unknown: Sequence[str]) -> str:
     """What to say of unknown words of the command line, which may follow unknown flags."""
     word = next((word for word in unknown if word.startswith("-")), unknown[0])
     if not word.startswith("-"):
-        return f"unexpected {_quoted(word)}: nothing takes this value"
+        return f"unexpected {quoted(word)}: nothing takes this value"
     flag = word.split("=")[0]
     before = words[: words.index(word)] if word in words else []
     (likely, *_) = [*difflib.get_close_matches(flag, _flags(form, before), n=1), ""]
@@ -171,7 +166,7 @@ def _sentence(event: events.ParseErrorEvent, form: Any, words: Sequence[str]) ->
             depth = len(event.subcommand_spec.prog_suffix.split())
             plain = [word for word in words if not word.startswith("-")][depth:]
             if plain:
-                return f"there is no command {_quoted(plain[0])}: {nearest(plain[0], known)}"
+                return f"there is no command {quoted(plain[0])}: {nearest(plain[0], known)}"
             return f"name a command: {', '.join(known)}"
         case events.MissingArgs(unrecognized_tokens=[_, *_] as unknown):
             return _unknown(form, words, unknown)
@@ -183,11 +178,11 @@ def _sentence(event: events.ParseErrorEvent, form: Any, words: Sequence[str]) ->
             return f"{_name(argument)} needs a value: {_kind(argument)}"
         case events.InvalidChoice(argument=argument):
             hint = nearest(event.value, event.choices)
-            return f"{_name(argument)} cannot be {_quoted(event.value)}: {hint}"
+            return f"{_name(argument)} cannot be {quoted(event.value)}: {hint}"
         case events.InstantiationFailure(argument=argument) if argument is not None:
             value = _value(argument, words)
             if value:
-                return f"{_name(argument)} takes {_kind(argument)}, not {_quoted(value)}"
+                return f"{_name(argument)} takes {_kind(argument)}, not {quoted(value)}"
     return ""
 
 
@@ -216,10 +211,6 @@ def _value(argument: Any, words: Sequence[str]) -> str:
             ends = (i for i, w in enumerate(words) if i > place and w.startswith("--"))
             value = rest if equals else " ".join(words[place + 1 : next(ends, len(words))])
     return value
-
-
-def _quoted(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:60]}...")
 
 
 # ---- the end of a program ----
@@ -305,12 +296,6 @@ class _OutlivesItsReader(io.FileIO):
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
             return memoryview(data).nbytes
-
-
-def one_line(text: str) -> str:
-    """The text in one line, with what would change the terminal written as escapes."""
-    letters = text.replace("\n", " ")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in letters)
 
 
 def _nobody_reads() -> bool:

@@ -109,6 +109,46 @@ def test_a_path_may_begin_at_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert local_path("digits:test:3") == Path("digits:test:3")
 
 
+# ---- where to write ----
+
+WRITERS = {  # commands, and the files that they write; without them they write a folder
+    "maps RUN": "",
+    "kernels RUN": "",
+    "convolve digits:test:0": "",
+    "maximize RUN --layer C1": "",
+    "shift RUN": "",
+    "evaluate RUN": "",
+    "page RUN": ".html",
+    "plot RUN": ".png",
+}
+
+
+@pytest.mark.parametrize("command", WRITERS)
+def test_a_place_that_cannot_be_written_is_refused_before_a_run_is_opened(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suffix = WRITERS[command]
+    (tmp_path / "file").write_bytes(b"mine")
+    (tmp_path / f"full{suffix}").mkdir()
+    (tmp_path / f"full{suffix}" / "file").write_bytes(b"mine")
+    (tmp_path / f"link{suffix}").symlink_to("nothing")
+    (tmp_path / f"there{suffix}").write_bytes(b"mine")
+    before = sorted(tmp_path.rglob("*"))
+    refusals = {
+        tmp_path / "file" / "below" / f"out{suffix}": "cannot be made in",
+        tmp_path / f"there{suffix}": "exists" if suffix else "is not a folder",
+        tmp_path / f"full{suffix}": "exists" if suffix else "is not empty",
+        tmp_path / f"link{suffix}": "is a link to nothing",
+        Path(f"/proc/none/out{suffix}"): "cannot be made in /proc",
+        tmp_path / f"{300 * 'a'}{suffix}": "its name is too long",
+    }
+    if suffix:
+        refusals[tmp_path / "out.txt"] = f"--out must end in {suffix}"
+    for out, words in refusals.items():
+        programs.assert_refused([*command.split(), "--out", str(out)], words, capsys)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 # ---- limits of the machine ----
 
 

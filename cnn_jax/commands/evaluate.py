@@ -28,6 +28,8 @@ from cnn_jax.evaluate.report import Assessment
 from cnn_jax.evaluate.scores import Estimate
 from cnn_jax.trained import open_networks
 
+MOST_VIEWS = 20_000  # a grid of 100 x 100
+
 
 def evaluate(
     runs: Runs,
@@ -60,6 +62,8 @@ def evaluate(
         raise UserError("give at least one run folder")
     if batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, got {batch_size}")
+    if views > MOST_VIEWS:
+        raise UserError(f"--views must be at most {MOST_VIEWS}, got {views}")
     check_out(out)
     networks = [network for folder in runs for network in open_networks(folder, step, data_dir)]
     for network in networks:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from cnn_jax.commands.arguments import Runs, argument
+from cnn_jax.commands.arguments import Runs, argument, check_out
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate.summary import draw_curves
 from cnn_jax.figures import save
@@ -24,10 +24,7 @@ def plot(
     """
     if not runs:
         raise UserError("give at least one run folder")
-    if out.suffix not in (".png", ".svg", ".pdf"):
-        raise UserError(f"--out must end in .png, .svg or .pdf, got {out}")
-    if out.exists():
-        raise UserError(f"{out} exists: choose another --out")
+    check_out(out, (".png", ".svg", ".pdf"))
     figure = draw_curves(runs, metric)
     out.parent.mkdir(parents=True, exist_ok=True)
     save(figure, out)

@@ -24,6 +24,7 @@ from cnn_jax.commands.arguments import (
     argument,
     check_out,
 )
+from cnn_jax.errors import UserError
 from cnn_jax.evaluate.shift import (
     CorruptionSweep,
     Padding,
@@ -66,11 +67,15 @@ def shift(
         json: Print JSON instead of tables.
     """
     kinds = () if corruption is None else _corruptions(corruption)
-    shift_offsets(max_shift, stride)
+    shift_offsets(min(max_shift, 1), stride)
     check_out(out)
     opened = open_named(runs, names, step, data_dir)
     for trained in opened.values():
-        trained.experiment.dataset.num_examples(split or trained.experiment.eval_split)
+        dataset = trained.experiment.dataset
+        dataset.num_examples(split or trained.experiment.eval_split)
+        side = max(dataset.image_shape[:2])
+        if max_shift > side:
+            raise UserError(f"--max-shift {max_shift} moves images of {side} pixels out of sight")
 
     sweeps: dict[str, Any] = {}
     console = Console(stderr=True)

@@ -21,7 +21,7 @@ from typing import Any
 from cnn_jax import runs
 from cnn_jax.check.reproduce import chosen
 from cnn_jax.command_line import exit_on_user_error, parse
-from cnn_jax.errors import UserError
+from cnn_jax.commands.arguments import check_out
 from cnn_jax.evaluate.exact import evaluate_run
 from cnn_jax.runs.environment import environment
 from cnn_jax.runs.journal import write_json
@@ -85,8 +85,7 @@ def program(config_class: type[Any], run: Callable[[Any], dict[str, Any]]) -> No
     script = sys.modules[config_class.__module__]
     with exit_on_user_error():
         config = parse(config_class, description=script.__doc__)
-        if config.out is not None and config.out.exists():
-            raise UserError(f"{config.out} is there already: choose another --out, or remove it")
+        check_out(config.out, (".json",))
         if config.out is not None:  # before what may take hours
             config.out.parent.mkdir(parents=True, exist_ok=True)
         result = run(config)

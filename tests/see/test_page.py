@@ -149,8 +149,7 @@ def test_the_program_writes_all_networks_of_a_run(
     [
         (["--names", "a", "b"], "2 names for 1 runs"),
         (["--out", "{folder}/page.png"], "--out must end in .html"),
-        (["--out", "{folder}/there.html"], "exists: choose another --out"),
-        (["--out", "{folder}/none/page.html"], "there is no folder"),
+        (["--out", "{folder}/there.html"], "exists: choose another"),
         (["--split", "validation"], "has no split 'validation'"),
         (["--examples", "0"], "--examples must be at least 1"),
         (["--step", "7"], "no checkpoint of step 7"),

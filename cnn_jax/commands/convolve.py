@@ -8,8 +8,6 @@ import tyro
 
 from cnn_jax.command_line import local_path
 from cnn_jax.commands.arguments import DataDir, Flag, Out, argument, check_out
-from cnn_jax.figures import convolution as figures
-from cnn_jax.figures import save
 from cnn_jax.see.convolution import Convolution, kernel_of
 from cnn_jax.see.convolution import convolve as convolved
 from cnn_jax.see.images import open_image
@@ -47,6 +45,9 @@ def convolve(
     text = spelled(result, place)
     name = kernel if len(kernel) <= 20 else "given"
     if out is not None:
+        from cnn_jax.figures import convolution as figures
+        from cnn_jax.figures import save
+
         out.mkdir(parents=True, exist_ok=True)
         parts = (result.image, result.kernel, result.feature_map, name)
         save(figures.one_place(*parts, place, text), out / "convolution.png")

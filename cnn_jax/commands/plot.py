@@ -5,8 +5,6 @@ from typing import Annotated
 
 from cnn_jax.commands.arguments import Runs, argument, check_out
 from cnn_jax.errors import UserError
-from cnn_jax.evaluate.summary import draw_curves
-from cnn_jax.figures import save
 
 
 def plot(
@@ -25,6 +23,9 @@ def plot(
     if not runs:
         raise UserError("give at least one run folder")
     check_out(out, (".png", ".svg", ".pdf"))
+    from cnn_jax.evaluate.summary import draw_curves
+    from cnn_jax.figures import save
+
     figure = draw_curves(runs, metric)
     out.parent.mkdir(parents=True, exist_ok=True)
     save(figure, out)

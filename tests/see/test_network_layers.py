@@ -246,7 +246,7 @@ def test_the_programs_write_a_figure_per_layer(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["maps", "RUN", "--layers", "C9"], "no layer 'C9' here: did you mean C1?"),
+        (["maps", "RUN", "--layers", "C9"], "no layer 'C9' here: there are C1, dropout, output"),
         (["maps", "RUN", "--index", "-1"], "examples 0 to 359"),
         (["maps", "RUN", "--image", "none.png"], "neither an image file"),
         (["maps", "RUN", "--image", "none.png", "--index", "1"], "not both"),

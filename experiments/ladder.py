@@ -20,6 +20,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from cnn_jax.command_line import exit_on_user_error
 from cnn_jax.models import (
     MLP,
     AlexNet2012,
@@ -341,4 +342,5 @@ def show() -> None:
 
 
 if __name__ == "__main__":
-    show()
+    with exit_on_user_error():
+        show()

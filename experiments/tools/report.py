@@ -10,18 +10,20 @@ README.md (one result per network) and docs/ladder.md (all results, and what cam
 again).
 """
 
-import argparse
 import dataclasses
 import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from cnn_jax import runs
 from cnn_jax.check.reproduce import chosen
 from cnn_jax.command_line import exit_on_user_error, parse
 from cnn_jax.commands.arguments import check_out
+from cnn_jax.errors import UserError
 from cnn_jax.evaluate.exact import evaluate_run
 from cnn_jax.runs.environment import environment
 from cnn_jax.runs.journal import write_json
@@ -132,23 +134,39 @@ def split_at_marks(path: Path) -> tuple[str, str, str]:
     return before, table, after
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    collector = commands.add_parser("collect")
-    collector.add_argument("run", type=Path, nargs="+")
-    collector.add_argument("--name", help="the record's name without .json; default: the script's")
-    collector.add_argument(
-        "--split", help="evaluate this split instead of the one that training evaluated"
-    )
-    commands.add_parser("table")
-    flags = parser.parse_args()
-    if flags.command == "table":
-        write_tables()
-    else:
+@dataclasses.dataclass(frozen=True)
+class Collect:
+    """Write one record of several finished runs that differ in their seed only."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    name: str | None = None  # of the record, without .json; default: the script's
+    split: str | None = None  # evaluate this split instead of the one that training evaluated
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Write the tables of README.md and docs/ladder.md."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command that the command line names."""
+    with exit_on_user_error():
+        command = parse(
+            Annotated[Collect, tyro.conf.subcommand("collect")]
+            | Annotated[Table, tyro.conf.subcommand("table")],
+            arguments,
+            description=__doc__,
+        )
+        if isinstance(command, Table):
+            write_tables()
+            return
+        if not command.runs:
+            raise UserError("give at least one run folder")
         try:
-            print(collect(flags.run, flags.name, flags.split))
-        except (OSError, KeyError, ValueError) as error:
-            sys.exit(f"error: {error}")
+            print(collect(list(command.runs), command.name, command.split))
+        except (KeyError, ValueError, FileNotFoundError) as error:
+            raise UserError(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -218,42 +218,59 @@ def _value(argument: Any, words: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """End the program with one line and an exit code on `UserError`, `Stopped`, or at a limit of
-    the machine: disk, memory, open files, permissions.
+    """End the program with one line and an exit code on `UserError`, `Stopped`, Ctrl-C, or at a
+    limit of the machine: disk, memory, open files, permissions.
 
     Where nobody reads the output any more, as with `| head`, it ends without a word.
     """
-    _quieten()
+    quieten_orbax()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale that lacks a letter is no reason to end
+            stream.reconfigure(errors="backslashreplace")
     try:
-        try:
-            yield
-        finally:
-            sys.stdout.flush()
+        with _limits_said_once():
+            try:
+                yield
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
     except Stopped as stop:
         print(stop, file=sys.stderr)
         raise SystemExit(Stopped.EXIT_CODE) from None
     except (Exception, SystemExit) as error:
         ended = isinstance(error, SystemExit)  # by rich, which then writes to nowhere
         if any(isinstance(e, BrokenPipeError) for e in chain(error)) and (ended or _nobody_reads()):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain at exit
+            _drop_output()
             raise SystemExit(128 + signal.SIGPIPE) from None
         text = str(error) if isinstance(error, UserError) else limit_reached(error)
         if ended or not text:
             raise
         print(f"error: {one_line(text)}", file=sys.stderr, flush=True)
+        try:
+            sys.stdout.flush()
+        except (OSError, AttributeError):
+            _drop_output()
         # Threads that wait for what will not come any more end with tracebacks when Python does.
         atexit.register(setattr, threading, "excepthook", lambda event: None)
         raise SystemExit(2) from None
 
 
-def _quieten() -> None:
-    """Leave what is said of an error to the line at the end.
+def _drop_output() -> None:
+    """Let what was printed, and cannot be written, go to nowhere, or Python would try at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+@contextlib.contextmanager
+def _limits_said_once() -> Iterator[None]:
+    """Leave what is said of a limit to the line at the end.
 
     Threads of Orbax, TensorStore and tensorboardX that meet a full disk print tracebacks, besides
     the error that the main thread raises.
     """
-    quieten_orbax()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     of_threads, of_others = threading.excepthook, sys.unraisablehook
 
@@ -266,9 +283,10 @@ def _quieten() -> None:
             of_others(event)
 
     threading.excepthook, sys.unraisablehook = thread_failed, other_failed
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a locale that lacks a letter is no reason to end
-            stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        threading.excepthook = of_threads  # the other one is also for what is met when Python ends
 
 
 @contextlib.contextmanager

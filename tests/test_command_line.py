@@ -88,6 +88,8 @@ def test_what_is_missing() -> None:
         ("convolve s3://b/a.png", "s3://b/a.png is a URL"),
         ("verify-resume ~nosuchuser/a.py", "~nosuchuser/a.py: the home ~nosuchuser is not known"),
         ("evaluate gs://b/run", "gs://b/run is a URL"),
+        ("evaluate RUN --views 20001", "--views must be at most 20000"),
+        (f"shift RUN --stride {10**30}", f"--stride {10**30} is larger than --max-shift 12"),
     ],
 )
 def test_a_mistake_in_a_command(
@@ -204,6 +206,12 @@ def test_an_error_of_closing_does_not_hide_the_limit(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err.startswith("error: the disk is full")
 
 
+def test_ctrl_c_ends_with_the_code_of_an_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, exit_on_user_error():
+        raise KeyboardInterrupt
+    assert (ended.value.code, capsys.readouterr().err) == (130, "interrupted\n")
+
+
 def test_a_bug_keeps_its_traceback() -> None:
     for error in (KeyError("x"), OSError(errno.ENOTCONN, "no"), RuntimeError("INTERNAL: x")):
         assert limit_reached(error) == ""
@@ -235,6 +243,22 @@ try:
 except SystemExit as end:
     sys.stderr.write(f"ended with {end.code}")
     raise
+"""
+
+
+def test_an_output_that_is_full(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(WRITES_TO_FULL, encoding="utf-8")
+    code, _, err = programs.finish(programs.start(tmp_path / "program.py"))
+    assert (code, err.splitlines()[0][:23]) == (2, "error: the disk is full") and len(err) < 200
+
+
+WRITES_TO_FULL = """
+import os, sys
+from cnn_jax.command_line import exit_on_user_error
+os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+sys.stdout = open(1, "w", closefd=False)
+with exit_on_user_error():
+    print("a line")
 """
 
 

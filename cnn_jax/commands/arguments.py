@@ -76,7 +76,8 @@ def check_out(out: Path | None, suffixes: Sequence[str] = (), flag: str = "--out
     if out is None:
         return
     if suffixes and out.suffix not in suffixes:
-        raise UserError(f"{flag} must end in {' or '.join(suffixes)}, got {out}")
+        wanted = " or ".join(", ".join(suffixes).rsplit(", ", 1))
+        raise UserError(f"{flag} must end in {wanted}, got {out}")
     if out.is_symlink() and not out.exists():
         raise UserError(f"{flag} {out} is a link to nothing: remove it, or choose another")
     if out.exists() and suffixes:

@@ -233,8 +233,7 @@ def exit_on_user_error() -> Iterator[None]:
             try:
                 yield
             finally:
-                if sys.stdout is not None:
-                    sys.stdout.flush()
+                _flush()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
@@ -251,12 +250,17 @@ def exit_on_user_error() -> Iterator[None]:
             raise
         print(f"error: {one_line(text)}", file=sys.stderr, flush=True)
         try:
-            sys.stdout.flush()
-        except (OSError, AttributeError):
+            _flush()
+        except OSError:
             _drop_output()
         # Threads that wait for what will not come any more end with tracebacks when Python does.
         atexit.register(setattr, threading, "excepthook", lambda event: None)
         raise SystemExit(2) from None
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # as where a program is started without an output
+        sys.stdout.flush()
 
 
 def _drop_output() -> None:

@@ -2,10 +2,7 @@
 
 import contextlib
 import dataclasses
-import errno
-import io
 import json
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,11 +16,11 @@ from rich.console import Console
 
 from cnn_jax import runs
 from cnn_jax.check import preflight as costs
+from cnn_jax.command_line import exit_on_user_error, outliving_readers, parse
 from cnn_jax.devices import parallel, process
 from cnn_jax.devices.signals import StopAsked, stop_requests
 from cnn_jax.errors import Stopped, UserError, warn
 from cnn_jax.experiment import Experiment
-from cnn_jax.runs.checkpoint import quieten_orbax
 from cnn_jax.seeds import Several, Variant, folder_name, stack, unstacked
 from cnn_jax.step import init_state
 from cnn_jax.train import Options, train
@@ -58,7 +55,7 @@ def main(
         the final evaluation; a list of them if trainings ran one after the other; None if only the
         cost was asked for.
     """
-    with exit_on_user_error():
+    with exit_on_user_error(), outliving_readers():
         script = runs.find_script(config_class, build)
         config, options, several, cost = _parse(script, config_class, options, arguments)
         options.check()
@@ -93,8 +90,7 @@ def _parse(
         ],
     )
     about = (sys.modules[config_class.__module__].__doc__ or "").strip()
-    with usage_errors_in_one_line():
-        parsed: Any = tyro.cli(flags, args=arguments, description=about, prog=called_as(script))
+    parsed = parse(flags, arguments, description=about, prog=called_as(script))
     return parsed.recipe, parsed.run, parsed.seeds, parsed.preflight
 
 
@@ -233,40 +229,3 @@ def _claimed(
             for change in runs.environment_changes(folder):
                 warn(f"since this run began, {change}")
         yield begin
-
-
-@contextlib.contextmanager
-def usage_errors_in_one_line() -> Iterator[None]:
-    """Turn what tyro says of wrong flags, a box of several lines, into a `UserError`."""
-    output = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(output):
-            yield
-    except SystemExit as error:
-        if not error.code:  # --help
-            raise
-        words = "".join(c if c not in "╭╮╰╯│─" else " " for c in output.getvalue()).split()
-        raise UserError(" ".join(words)) from None
-
-
-@contextlib.contextmanager
-def exit_on_user_error() -> Iterator[None]:
-    """End the program with one line and an exit code on `UserError`, `Stopped` or a full disk."""
-    quieten_orbax()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    try:
-        yield
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        print(
-            f"error: the disk is full ({error}): free some space, then repeat the command",
-            file=sys.stderr,
-        )
-        raise SystemExit(2) from None
-    except Stopped as stop:
-        print(stop, file=sys.stderr)
-        raise SystemExit(Stopped.EXIT_CODE) from None

@@ -364,6 +364,7 @@ import sys
 sys.path.insert(0, {str(SCRIPT.parent)!r})
 import tiny
 tiny.main(tiny.Config, tiny.build, tiny.OPTIONS)
+import cnn_jax.__main__
 print({{"matplotlib", "scipy.stats"}} & sys.modules.keys())
 """
 

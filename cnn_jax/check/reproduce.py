@@ -63,7 +63,7 @@ def reproduce(
 def _read_record(path: Path) -> dict[str, Any]:
     """A record of runs. Raises UserError if the file is none."""
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         if {"experiment", "runs"} <= record.keys():
             return record
         reason = "it has no experiment or no runs"
@@ -193,7 +193,7 @@ def _make_record_again(
     folders = {"data_dir": data_dir, "workdir": scratch / "runs"}  # new, not the default one
     folders = {name: folder for name, folder in folders.items() if name in record["config"]}
     _run(script, runs.flags({**record["config"], **folders, "out": out}))
-    again = json.loads(out.read_text())
+    again = json.loads(out.read_text(encoding="utf-8"))
     changes = differences(record["environment"], again["environment"])
     tolerance = RETRAINED if changes else 0.0
     comparison = Comparison(record["experiment"], changes, tolerance, retrained=True)

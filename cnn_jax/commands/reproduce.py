@@ -14,7 +14,8 @@ from rich.table import Table
 
 from cnn_jax.check import reproduce as reproduction
 from cnn_jax.check import resume as verification
-from cnn_jax.commands.arguments import Flag, RunDataDir, argument
+from cnn_jax.command_line import local_path
+from cnn_jax.commands.arguments import Flag, RunDataDir, argument, check_out
 from cnn_jax.errors import UserError
 
 
@@ -77,7 +78,8 @@ def verify_resume(
         kills: Number of kills, at random instants; every second one hits a checkpoint being saved.
         scratch: New or empty folder for the two runs; it is kept.
     """
-    script = _find_script(experiment)
+    check_out(scratch, flag="--scratch")
+    script = _find_script(str(local_path(experiment)))
     with contextlib.ExitStack() as stack:
         folder = scratch or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         verdict = verification.verify_resume(script, flags, kills, folder)

@@ -32,20 +32,11 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
 from cnn_jax.errors import UserError
+from cnn_jax.machine_limits import limit_reached
 from cnn_jax.runs import arrays
 
 ITEM = "default"  # Orbax's own name: its managers find such an item without being told of it
 WRITE_ERRORS = (OSError, ValueError, RuntimeError)
-# A reader that meets a limit of the machine says nothing of the files. TensorStore reports these in
-# words alone.
-LIMITS = {
-    errno.EACCES: ("PERMISSION_DENIED", "Permission denied"),
-    errno.EPERM: ("Operation not permitted",),
-    errno.EMFILE: ("Too many open files",),
-    errno.ENFILE: ("Too many open files in system",),
-    errno.EIO: ("Input/output error",),
-    errno.ENOMEM: ("RESOURCE_EXHAUSTED", "Cannot allocate memory"),
-}
 
 
 def quieten_orbax() -> None:
@@ -305,15 +296,13 @@ class Checkpoints:
 
     def _unreadable(self, step: int, error: Exception) -> UserError:
         """What to say of a checkpoint whose reader raised `error`: damage, or a machine's limit."""
-        text = " ".join(str(error).split()) or type(error).__name__
-        number = error.errno if isinstance(error, OSError) else None
-        number = errno.ENOMEM if isinstance(error, MemoryError) else number
         folder = self.folder / str(step)
         if not all(os.access(p, os.R_OK, effective_ids=True) for p in (folder, *folder.rglob("*"))):
-            number = errno.EACCES  # Orbax takes what it may not read for missing
-        for limit, words in LIMITS.items():
-            if number == limit or any(word in text for word in words):
-                return UserError(f"checkpoint {folder} cannot be read: {os.strerror(limit)}")
+            # Orbax takes what it may not read for missing.
+            error = PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        if limit := limit_reached(error):
+            return UserError(f"checkpoint {folder} cannot be read: {limit}")
+        text = " ".join(str(error).split()) or type(error).__name__
         return self._damaged(step, text)
 
     def _damaged(self, step: int, reason: str) -> Damaged:
@@ -322,8 +311,8 @@ class Checkpoints:
     def _unwritten(self, error: Exception) -> UserError:
         latest = self.latest()
         last = "there is none" if latest is None else f"the last whole one is of step {latest}"
-        reason = " ".join(str(error).split())
-        return UserError(f"no checkpoint can be written to {self.folder}, {last}: {reason[-300:]}")
+        reason = limit_reached(error) or " ".join(str(error).split())[-300:]
+        return UserError(f"no checkpoint can be written to {self.folder}, {last}: {reason}")
 
 
 class _Best:

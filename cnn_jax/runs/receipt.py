@@ -7,6 +7,7 @@ with the options and environment of the process that wrote it.
 import hashlib
 import itertools
 import json
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -181,7 +182,9 @@ def script_text(folder: Path) -> str:
 
 
 def brief(value: Any) -> str:
-    """A value for a message: cut short if it is long."""
+    """A value for a message: cut short if it is long, a hash to its first 12 digits."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value):
+        return value[:12]
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

@@ -138,7 +138,7 @@ def time_start(name: str, data_dir: Path | None) -> dict[str, float]:
                 cwd=ROOT,
                 env=os.environ | cache,
                 stdout=subprocess.PIPE,
-                text=True,
+                encoding="utf-8",
                 check=True,
             )
             seconds[state] = time.perf_counter() - began

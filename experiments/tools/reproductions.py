@@ -19,7 +19,7 @@ import tyro
 
 from cnn_jax.check.comparison import RETRAINED, Comparison, means
 from cnn_jax.check.reproduce import reproduce
-from cnn_jax.cli import exit_on_user_error, usage_errors_in_one_line
+from cnn_jax.command_line import exit_on_user_error, parse
 from cnn_jax.errors import UserError
 from cnn_jax.runs.environment import environment
 from cnn_jax.runs.journal import write_json
@@ -62,7 +62,7 @@ def records() -> dict[str, Path]:
 def load() -> dict[str, Any]:
     """The verdicts by record name, without those of records that have changed since."""
     path = ladder.RECORDS / "reproductions.json"
-    verdicts = json.loads(path.read_text())["verdicts"] if path.exists() else {}
+    verdicts = json.loads(path.read_text(encoding="utf-8"))["verdicts"] if path.exists() else {}
     hashes = {name: _sha256(record) for name, record in records().items()}
     return {name: v for name, v in verdicts.items() if v["sha256"] == hashes.get(name)}
 
@@ -125,6 +125,5 @@ def _sha256(path: Path) -> str:
 
 if __name__ == "__main__":
     with exit_on_user_error():
-        with usage_errors_in_one_line():
-            config = tyro.cli(Config, description=__doc__)
+        config = parse(Config, description=__doc__)
         again(config)

@@ -7,9 +7,10 @@ checkpoint does not depend on how many there were. Since JAX 0.8 `pmap` is itsel
 """
 
 import hashlib
+import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -19,13 +20,12 @@ from jax import Array, lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cnn_jax.devices.group import describe_differences
 from cnn_jax.errors import UserError
 
 T = TypeVar("T")
 
 AXIS = "batch"  # the mapped axis: `lax.pmean(x, AXIS)` averages over all devices of all processes
-
-HEARTBEAT_SECONDS = 30  # a process silent for so long is taken for dead, and the others end
 
 
 def devices() -> list[Any]:
@@ -36,31 +36,6 @@ def devices() -> list[Any]:
 def local_devices() -> list[Any]:
     """Those of `devices` that belong to this process."""
     return [device for device in devices() if device.process_index == jax.process_index()]
-
-
-def initialise_processes(
-    detect: bool, coordinator: str | None, num_processes: int | None, process_id: int | None
-) -> None:
-    """Join the other processes of this run, before any device is used.
-
-    Args:
-        detect: let JAX read the cluster's own variables (SLURM, Open MPI, Kubernetes).
-        coordinator: `host:port` of process 0, with `num_processes` and `process_id`, where no
-            cluster describes itself.
-    """
-    explicit = (coordinator, num_processes, process_id)
-    if any(x is not None for x in explicit) and any(x is None for x in explicit):
-        raise UserError(
-            "--coordinator, --num-processes and --process-id go together: give all three"
-        )
-    if detect or coordinator is not None:
-        try:
-            jax.distributed.initialize(
-                coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
-            )
-        except (RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"cannot join the other processes: {reason}") from error
 
 
 def check_divides(batch_size: int, accumulate: int = 1) -> None:
@@ -208,6 +183,23 @@ def check_equal(what: str, value: object) -> None:
             f"the processes do not see the same {what}, this one {value}: --workdir must be one "
             "folder for all, and its file system up to date"
         )
+
+
+def check_same(values: Mapping[str, Any]) -> None:
+    """Refuse, in every process, JSON values that are not the same in all; all wait for it.
+
+    Raises:
+        UserError: it names the values that differ.
+    """
+    count = jax.process_count()
+    if count == 1:
+        return
+    text = np.frombuffer(json.dumps(values).encode(), np.uint8)
+    sizes = np.asarray(multihost_utils.process_allgather(np.int32(text.size)))
+    texts = multihost_utils.process_allgather(np.resize(text, sizes.max()))
+    everyone = {k: json.loads(np.asarray(texts[k])[: sizes[k]].tobytes()) for k in range(count)}
+    if refusal := describe_differences(everyone):
+        raise UserError(refusal)
 
 
 def _sharding(spec: PartitionSpec) -> NamedSharding:

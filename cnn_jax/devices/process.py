@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from cnn_jax.errors import UserError
 from cnn_jax.runs.environment import processor
 
 CACHE_SECONDS = 30 * 24 * 3600  # that a compiled program is kept
@@ -50,6 +51,24 @@ def keep_compiled_programs() -> None:
     config.update("jax_compilation_cache_dir", str(folder))
     # By default what compiles within a second is not kept: that is half of a small network's start.
     config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def check_devices() -> None:
+    """Start JAX on this process's devices.
+
+    Raises:
+        UserError: JAX_PLATFORMS asks for devices that are not there.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter for a missing CUDA package
+        words = " ".join(str(error).partition(" (")[0].split())
+        reason = f" ({words})" if words else ""
+        asked: Any = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+        raise UserError(
+            f"JAX finds no devices of JAX_PLATFORMS={asked or ''}{reason}: unset JAX_PLATFORMS, or "
+            "set it to cpu"
+        ) from None
 
 
 def choose_deterministic_kernels() -> None:

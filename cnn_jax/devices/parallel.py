@@ -65,10 +65,24 @@ def is_primary() -> bool:
     return jax.process_index() == 0
 
 
-def local_share(batch_size: int) -> slice:
-    """The places of the global batch that this process's devices compute."""
-    share = batch_size // jax.process_count()
-    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+def batch_places(batch_size: int, pieces: int = 1) -> np.ndarray:
+    """The places in the global batch of the examples that each device computes, in its order.
+
+    A batch that is computed in pieces is cut before it is shared out: each device has its part of
+    every piece, so that a piece holds the same examples whatever the number of devices.
+
+    Returns:
+        int32 [devices, batch_size / devices].
+    """
+    count = len(devices())
+    by_piece = np.arange(batch_size, dtype=np.int32).reshape(pieces, count, -1)
+    return by_piece.swapaxes(0, 1).reshape(count, -1)
+
+
+def local_places(batch_size: int, pieces: int = 1) -> np.ndarray:
+    """The places in the global batch that this process's devices compute, device after device."""
+    by_process = batch_places(batch_size, pieces).reshape(jax.process_count(), -1)
+    return by_process[jax.process_index()]
 
 
 def replicate(tree: T) -> T:
@@ -108,13 +122,18 @@ def map_replicated(
     )
 
 
-def batch_positions(share: int) -> Array:
+def batch_positions(share: int, pieces: int = 1) -> Array:
     """The places in the global batch of this device's `share` examples, inside a mapped function.
 
     Returns:
-        int32 [share].
+        int32 [share], a row of `batch_places`.
     """
-    return lax.axis_index(AXIS) * share + jnp.arange(share)
+    part = share // pieces
+    first = lax.axis_index(AXIS) * part + jnp.arange(part)  # of the device's part of a piece
+    if pieces == 1:
+        return first
+    starts = jnp.arange(pieces) * part * lax.axis_size(AXIS)
+    return (starts[:, None] + first[None]).reshape(-1)
 
 
 def mean_over_devices(tree: T) -> T:

@@ -8,7 +8,6 @@ checkpoint does not depend on how many there were. Since JAX 0.8 `pmap` is itsel
 
 import hashlib
 import json
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -21,6 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cnn_jax.devices.group import describe_differences
+from cnn_jax.devices.process import machine_memory
 from cnn_jax.errors import UserError
 
 T = TypeVar("T")
@@ -163,7 +163,8 @@ def ahead(blocks: Iterable[T], place: Callable[[T], Any], depth: int = 2) -> Ite
 
 
 def device_memory() -> int:
-    """The memory of one device in bytes: a GPU's limit, or a CPU device's part of the machine's.
+    """The memory of one device in bytes: a GPU's limit, or a CPU device's part of the machine's or
+    its container's.
 
     Memory that is in use at the moment is not subtracted, so that a resumed run decides by the same
     number as the first. With several processes it is the smallest of theirs, so that all decide
@@ -173,8 +174,7 @@ def device_memory() -> int:
     if stats:
         here = stats["bytes_limit"]
     else:
-        pages = os.sysconf("SC_PHYS_PAGES") // len(local_devices())
-        here = os.sysconf("SC_PAGE_SIZE") * pages
+        here = machine_memory() // len(local_devices())
     if jax.process_count() > 1:
         here = multihost_utils.process_allgather(np.float32(here)).min()
     return int(here)

@@ -1,7 +1,10 @@
 """Processes that differ, or are missing, end in one line in each of them, and soon."""
 
 import contextlib
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -135,19 +138,17 @@ def test_a_run_without_a_cluster_or_an_address_is_of_one_process() -> None:
 def start_group(
     folder: Path,
     flags: Sequence[Sequence[object]],
-    environment: dict[str, str] | None = None,
     scripts: Sequence[Path] = (Path(programs.TINY[0]),) * 2,
 ) -> list[programs.Program]:
-    """Two processes of one run; `environment` is the second's alone."""
-    group_flags = ("--coordinator", f"localhost:{free_port()}", "--num-processes", 2)
-    processes = []
-    for number in (0, 1):
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in (environment or {}).items() if number else ():
-                patch.setenv(name, value)
-            command = (scripts[number], "--workdir", folder / "run", *group_flags)
-            processes.append(programs.start(*command, "--process-id", number, *flags[number]))
-    return processes
+    """Two processes of one run."""
+    together = ("--workdir", folder / "run", "--coordinator", f"localhost:{free_port()}")
+    return [
+        programs.start(
+            *(scripts[number], *together, "--num-processes", 2, "--process-id", number),
+            *flags[number],
+        )
+        for number in (0, 1)
+    ]
 
 
 def ends_of(processes: Sequence[programs.Program], code: int = 2) -> list[str]:
@@ -195,13 +196,34 @@ ENVIRONMENT = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [*FLAGS, *ENVIRONMENT])
-def test_a_difference_ends_both_with_its_name(kind: str, tmp_path: Path) -> None:
-    flags, environment = FLAGS.get(kind, ()), ENVIRONMENT.get(kind, {})
-    first, second = ends_of(start_group(tmp_path, [(), flags], environment))
+@pytest.mark.parametrize("kind", FLAGS)
+def test_another_flag_ends_both_with_its_name(kind: str, tmp_path: Path) -> None:
+    first, second = ends_of(start_group(tmp_path, [(), FLAGS[kind]]))
     assert first == second and "the processes of this run differ" in first
-    name = str(flags[0]) if flags else next(iter(environment))
-    assert name.lower() in first.lower()
+    assert str(FLAGS[kind][0]) in first
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ENVIRONMENT)
+def test_another_setting_ends_both_with_its_name(kind: str, tmp_path: Path) -> None:
+    """In processes that import JAX themselves, since it reads these variables once."""
+    command = [sys.executable, *programs.TINY, "--workdir", str(tmp_path / "run")]
+    command += ["--coordinator", f"localhost:{free_port()}", "--num-processes", "2"]
+    here = os.environ | {"PYTHONPATH": str(programs.ROOT)}
+    processes = [
+        subprocess.Popen(
+            [*command, "--process-id", str(number)],
+            env=here | environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number, environment in enumerate(({}, ENVIRONMENT[kind]))
+    ]
+    first, second = (process.communicate(timeout=60)[1].splitlines()[-1] for process in processes)
+    assert [process.returncode for process in processes] == [2, 2]
+    assert first == second and "the processes of this run differ" in first
+    assert next(iter(ENVIRONMENT[kind])).lower() in first.lower()
     assert not (tmp_path / "run").exists()
 
 

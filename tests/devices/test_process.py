@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from typing import Any
 import jax
 import programs
 import pytest
+import tiny
 
+from cnn_jax import cli
 from cnn_jax.devices import process
 
 CONFIG: Any = jax.config
@@ -124,3 +127,142 @@ def test_what_is_older_than_a_month_is_removed(ours: Path) -> None:
     jax.config.update("jax_compilation_cache_dir", None)
     assert Path(chosen() or "") == folder
     assert list(folder.iterdir()) == [young]
+
+
+MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@pytest.mark.parametrize(
+    ("groups", "limits", "memory"),
+    [
+        ("0::/", {}, MACHINE),
+        ("0::/", {"memory.max": "max"}, MACHINE),
+        ("0::/", {"memory.max": "1000"}, 1000),
+        ("0::/job/step", {"job/memory.max": "2000", "job/step/memory.max": "max"}, 2000),
+        ("0::/job/step", {"job/memory.max": "2000", "job/step/memory.max": "500"}, 500),
+        ("0::/of/the/host", {"memory.max": "1000"}, 1000),  # in a container
+        ("4:cpu:/\n9:memory:/docker/1f", {"memory/memory.limit_in_bytes": "3000"}, 3000),
+        ("9:cpuset,memory:/a/b", {"memory/a/memory.limit_in_bytes": "4000"}, 4000),
+        ("9:memory:/", {"memory/memory.limit_in_bytes": "9223372036854771712"}, MACHINE),
+        ("9:memory:/a\n0::/a", {"memory/a/memory.limit_in_bytes": "7", "memory.max": "9"}, 7),
+        ("8:name=systemd:/a:b", {"memory.max": "1"}, MACHINE),
+        (None, {"memory.max": "1"}, MACHINE),
+    ],
+)
+def test_a_containers_limit_is_the_memory(
+    groups: str | None, limits: dict[str, str], memory: int, tmp_path: Path
+) -> None:
+    files = {f"sys/fs/cgroup/{name}": f"{limit}\n" for name, limit in limits.items()}
+    files |= {} if groups is None else {"proc/self/cgroup": f"{groups}\n"}
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert process.machine_memory(tmp_path) == memory
+
+
+@pytest.fixture
+def no_cache_yet() -> Iterator[None]:
+    """JAX without a folder for compiled programs."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: jax.config.values[name] for name in names}
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def cache_folder() -> Any:
+    return jax.config.values["jax_compilation_cache_dir"]
+
+
+def no_such_user(number: int) -> Any:
+    raise KeyError(number)
+
+
+@pytest.mark.usefixtures("no_cache_yet")
+def test_a_user_without_a_home_keeps_no_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", no_such_user)
+    process.keep_compiled_programs()
+    assert cache_folder() is None
+
+
+@pytest.mark.usefixtures("no_cache_yet")
+def test_a_home_that_cannot_be_written_keeps_no_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").write_text("root may write in any folder, but not in a file")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    process.keep_compiled_programs()
+    assert cache_folder() is None
+
+
+@pytest.mark.usefixtures("no_cache_yet")
+def test_old_programs_and_the_oldest_of_too_many_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "CACHE", tmp_path)
+    monkeypatch.setattr(process, "CACHE_BYTES", 25)
+    days = {"a/month": 31, "a/third": 3, "b/second": 2, "b/inside/first": 1}
+    for name, age in days.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(10))
+        written = path.stat().st_mtime - 24 * 3600 * age
+        os.utime(path, (written, written))
+    process.keep_compiled_programs()
+    kept = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert kept == {"second", "first"}
+    assert Path(cache_folder()).parent == tmp_path
+
+
+UNKNOWN = RuntimeError("Unable to initialize backend 'tpu': no libtpu.so (set JAX_PLATFORMS='')")
+COMMANDS = {
+    "convolve": ["digits:test:3", "--kernel", "top-edge"],
+    "evaluate": ["run"],
+    "maps": ["run"],
+    "reproduce": ["run"],
+    "shift": ["run"],
+}
+
+
+@pytest.fixture(params=[AssertionError(), UNKNOWN], ids=["cuda", "tpu"])
+def no_devices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """JAX as it is where JAX_PLATFORMS asks for a GPU, or TPU, and there is none."""
+
+    def devices() -> None:
+        raise request.param
+
+    monkeypatch.setattr(jax, "devices", devices)
+    why = " (Unable to initialize backend 'tpu': no libtpu.so)" if str(request.param) else ""
+    return (
+        f"error: JAX finds no devices of JAX_PLATFORMS=cpu{why}: unset JAX_PLATFORMS, or set it "
+        "to cpu\n"
+    )
+
+
+def test_a_training_names_devices_that_are_not_there(
+    no_devices: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        cli.main(tiny.Config, tiny.build, arguments=["--workdir", str(tmp_path / "run")])
+    assert refusal.value.code == 2 and not (tmp_path / "run").exists()
+    assert capsys.readouterr().err == no_devices
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_names_devices_that_are_not_there(
+    command: str, no_devices: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    programs.assert_refused([command, *COMMANDS[command]], no_devices, capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("platforms", ["cuda", "tpu", "nonsense"])
+def test_a_fresh_process_names_devices_that_are_not_there(platforms: str, tmp_path: Path) -> None:
+    command = [sys.executable, *programs.TINY, "--workdir", str(tmp_path / "run")]
+    environment = {**os.environ, "PYTHONPATH": str(programs.ROOT), "JAX_PLATFORMS": platforms}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 2 and not (tmp_path / "run").exists()
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: ") and f"JAX_PLATFORMS={platforms}" in line

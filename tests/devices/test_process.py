@@ -1,4 +1,4 @@
-"""What is compiled once is kept: the second start of a run compiles nothing, for the same bits."""
+"""Compiled programs are kept, for the same bits; memory and devices are those that are there."""
 
 import json
 import os
@@ -129,6 +129,31 @@ def test_what_is_older_than_a_month_is_removed(ours: Path) -> None:
     assert list(folder.iterdir()) == [young]
 
 
+@pytest.mark.usefixtures("ours")
+def test_a_user_without_a_home_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_such_user(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setattr(process, "CACHE", Path("~/kept"))
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", no_such_user)
+    assert chosen() is None
+
+
+def test_the_oldest_of_too_many_programs_are_removed(
+    ours: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "CACHE_BYTES", 25)
+    for age, name in enumerate(("a/first", "b/inside/second", "a/third", "b/fourth"), start=1):
+        path = ours / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(10))
+        then = path.stat().st_mtime - age * 24 * 3600
+        os.utime(path, (then, then))
+    assert chosen()
+    assert {path.name for path in ours.rglob("*") if path.is_file()} == {"first", "second"}
+
+
 MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -158,62 +183,6 @@ def test_a_containers_limit_is_the_memory(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
     assert process.machine_memory(tmp_path) == memory
-
-
-@pytest.fixture
-def no_cache_yet() -> Iterator[None]:
-    """JAX without a folder for compiled programs."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: jax.config.values[name] for name in names}
-    jax.config.update("jax_compilation_cache_dir", None)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
-def cache_folder() -> Any:
-    return jax.config.values["jax_compilation_cache_dir"]
-
-
-def no_such_user(number: int) -> Any:
-    raise KeyError(number)
-
-
-@pytest.mark.usefixtures("no_cache_yet")
-def test_a_user_without_a_home_keeps_no_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HOME")
-    monkeypatch.setattr(pwd, "getpwuid", no_such_user)
-    process.keep_compiled_programs()
-    assert cache_folder() is None
-
-
-@pytest.mark.usefixtures("no_cache_yet")
-def test_a_home_that_cannot_be_written_keeps_no_programs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "home").write_text("root may write in any folder, but not in a file")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    process.keep_compiled_programs()
-    assert cache_folder() is None
-
-
-@pytest.mark.usefixtures("no_cache_yet")
-def test_old_programs_and_the_oldest_of_too_many_are_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(process, "CACHE", tmp_path)
-    monkeypatch.setattr(process, "CACHE_BYTES", 25)
-    days = {"a/month": 31, "a/third": 3, "b/second": 2, "b/inside/first": 1}
-    for name, age in days.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(bytes(10))
-        written = path.stat().st_mtime - 24 * 3600 * age
-        os.utime(path, (written, written))
-    process.keep_compiled_programs()
-    kept = {path.name for path in tmp_path.rglob("*") if path.is_file()}
-    assert kept == {"second", "first"}
-    assert Path(cache_folder()).parent == tmp_path
 
 
 UNKNOWN = RuntimeError("Unable to initialize backend 'tpu': no libtpu.so (set JAX_PLATFORMS='')")

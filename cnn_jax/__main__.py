@@ -34,7 +34,7 @@ from cnn_jax.commands.page import page
 from cnn_jax.commands.plot import plot
 from cnn_jax.commands.reproduce import reproduce, verify_resume
 from cnn_jax.commands.shift import shift
-from cnn_jax.devices.process import check_devices
+from cnn_jax.devices.process import check_devices, usual_promotion
 from cnn_jax.errors import UserError
 
 
@@ -112,7 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise UserError(f"unrecognized options: {' '.join(others)}")
         if run.func not in (data_command, plot):
             check_devices()
-        run()
+        with usual_promotion():
+            run()
 
 
 if __name__ == "__main__":

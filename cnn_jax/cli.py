@@ -65,7 +65,7 @@ def main(
         the final evaluation; a list of them if trainings ran one after the other; None if only the
         cost was asked for.
     """
-    with exit_on_user_error(), stop_requests() as stop_asked:
+    with exit_on_user_error(), stop_requests() as stop_asked, process.usual_promotion():
         script = runs.find_script(config_class, build)
         config, options, several, cost = _parse(script, config_class, options, arguments)
         options.check()

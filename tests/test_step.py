@@ -265,6 +265,15 @@ def test_several_steps_a_dispatch_are_the_same_steps() -> None:
     assert_close(six_steps_at_once(), singles, 1e-6)
 
 
+def test_stricter_rules_of_promotion_change_nothing() -> None:
+    """JAX_NUMPY_RANK_PROMOTION=raise and JAX_NUMPY_DTYPE_PROMOTION=strict help with code that
+    keeps to them.
+    """
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        state = trained(BASE)
+    jax.tree.map(np.testing.assert_array_equal, state, six_steps_at_once())
+
+
 def test_a_dispatch_is_compiled_once() -> None:
     traced = []
 

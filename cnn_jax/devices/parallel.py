@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cnn_jax.devices.group import describe_differences
-from cnn_jax.devices.process import machine_memory
+from cnn_jax.devices.process import machine_memory, usual_promotion
 from cnn_jax.errors import UserError
 
 T = TypeVar("T")
@@ -118,7 +118,12 @@ def map_replicated(
     in_axes = (*(None,) * replicated, 1)
     some = None if len(devices()) == jax.device_count() else devices()
     return jax.pmap(
-        function, AXIS, in_axes=in_axes, out_axes=None, donate_argnums=donate, devices=some
+        usual_promotion()(function),
+        AXIS,
+        in_axes=in_axes,
+        out_axes=None,
+        donate_argnums=donate,
+        devices=some,
     )
 
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,18 @@ def check_devices() -> None:
             f"JAX finds no devices of JAX_PLATFORMS={asked or ''}{reason}: unset JAX_PLATFORMS, or "
             "set it to cpu"
         ) from None
+
+
+@contextlib.contextmanager
+def usual_promotion() -> Iterator[None]:
+    """Inside, arrays of different ranks and types are combined by JAX's default rules.
+
+    The stricter settings (JAX_NUMPY_RANK_PROMOTION, JAX_NUMPY_DTYPE_PROMOTION) change no number.
+    They help to find mistakes in code that keeps to them, which Flax, Optax and this package do not
+    throughout.
+    """
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 def choose_deterministic_kernels() -> None:

@@ -132,6 +132,25 @@ def test_a_run_without_a_cluster_or_an_address_is_of_one_process() -> None:
         group.find_place(True, None, None, None)
 
 
+@pytest.mark.parametrize(("explicit", "number"), [((None, None, None), 3), (("h:7", 4, 1), 1)])
+def test_a_cluster_names_the_place_unless_flags_do(
+    explicit: Any, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = {
+        "SLURM_JOB_ID": "65537",
+        "SLURM_STEP_NODELIST": "node[7-8]",
+        "SLURM_NTASKS": "4",
+        "SLURM_PROCID": "3",
+        "SLURM_LOCALID": "1",
+    }
+    for name, value in cluster.items():
+        monkeypatch.setenv(name, value)
+    place = group.find_place(True, *explicit)
+    assert place is not None
+    address = place.coordinator if explicit[0] else place.coordinator.rpartition(":")[0]
+    assert (address, *place[1:]) == (explicit[0] or "node7", 4, number, [1])
+
+
 # ---- the same with programs ----
 
 

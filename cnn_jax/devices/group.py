@@ -85,7 +85,8 @@ def find_place(
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise UserError(f"--coordinator is host:port of process 0, got {address!r}")
-    return Place(address, count, number, local)
+    # JAX reads this variable by itself, and where it is set it counts for more than the cluster's.
+    return Place(address, count, number, None if "JAX_LOCAL_DEVICE_IDS" in os.environ else local)
 
 
 def surroundings() -> dict[str, Any]:

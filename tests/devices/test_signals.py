@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,23 @@ def test_a_signal_before_the_first_step_ends_the_run_at_once(
     assert stop.value.code == 75 and not (tmp_path / "run").exists()
     said = capsys.readouterr().err
     assert said == "stopped before the first step: the same command starts again\n"
+
+
+STARTING = """
+import os, sys
+sys.argv, sys.orig_argv = ["-m"], ["python", "-m", sys.argv[1]]  # as Python has them meanwhile
+import experiments
+os.kill(os.getpid(), int(os.environ["NUMBER"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_while_a_script_imports_its_libraries(number: signal.Signals) -> None:
+    command = [sys.executable, "-c", STARTING, "experiments.lenet5_digits"]
+    environment = {"PYTHONPATH": str(programs.ROOT), "NUMBER": str(int(number))}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 75
+    assert ended.stderr == "stopped before the first step: the same command starts again\n"
 
 
 def test_a_second_interrupt_ends_a_run_in_one_line(

@@ -34,6 +34,7 @@ from cnn_jax.commands.page import page
 from cnn_jax.commands.plot import plot
 from cnn_jax.commands.reproduce import reproduce, verify_resume
 from cnn_jax.commands.shift import shift
+from cnn_jax.devices.process import check_devices, usual_promotion
 
 
 def _one_of(commands: Mapping[str, Callable[..., Any]], briefly: bool = False) -> Any:
@@ -104,7 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             run = functools.partial(run, flags=others)
         else:
             refuse_unknown(commands, arguments, others)
-        run()
+        if run.func not in (data_command, plot):
+            check_devices()
+        with usual_promotion():
+            run()
 
 
 if __name__ == "__main__":

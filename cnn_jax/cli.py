@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import shlex
 import sys
@@ -17,16 +18,22 @@ from rich.console import Console
 from cnn_jax import runs
 from cnn_jax.check import preflight as costs
 from cnn_jax.command_line import exit_on_user_error, outliving_readers, parse
-from cnn_jax.devices import parallel, process
+from cnn_jax.devices import group, parallel, process
 from cnn_jax.devices.signals import StopAsked, stop_requests
 from cnn_jax.errors import Stopped, UserError, warn
 from cnn_jax.experiment import Experiment
+from cnn_jax.runs.environment import imported_scripts
 from cnn_jax.seeds import Several, Variant, folder_name, stack, unstacked
 from cnn_jax.step import init_state
 from cnn_jax.train import Options, train
 from cnn_jax.trained import describe_data
 
 Build = Callable[[Any, Path | None], Experiment]
+
+# Options that each process of a run may have for itself.
+OF_PROCESS = (
+    "workdir", "data_dir", "readers", "distributed", "coordinator", "num_processes", "process_id"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,12 @@ def main(
         the final evaluation; a list of them if trainings ran one after the other; None if only the
         cost was asked for.
     """
-    with exit_on_user_error(), outliving_readers():
+    with (
+        exit_on_user_error(),
+        outliving_readers(),
+        stop_requests() as stop_asked,
+        process.usual_promotion(),
+    ):
         script = runs.find_script(config_class, build)
         config, options, several, cost = _parse(script, config_class, options, arguments)
         options.check()
@@ -64,16 +76,16 @@ def main(
         if asks_for_cost and variants != [{}]:
             raise UserError("--preflight is for one training: leave out --seeds and --sweep")
 
-        _prepare_process(options, compiles=not asks_for_cost)
-        if asks_for_cost:
-            folder = options.workdir or runs.default_folder(script, config)
-            _print_cost(build(config, options.data_dir), options, folder, cost.preflight_json)
-            return None
-        if variants == [{}]:
-            experiment = build(config, options.data_dir)
-            with stop_requests() as stop_asked:
+        command = _in_common(script, config, options, several, cost)
+        with _prepared_process(options, command, compiles=not asks_for_cost):
+            if asks_for_cost:
+                folder = options.workdir or runs.default_folder(script, config)
+                _print_cost(build(config, options.data_dir), options, folder, cost.preflight_json)
+                return None
+            if variants == [{}]:
+                experiment = build(config, options.data_dir)
                 return _train(script, config, experiment, options, None, stop_asked)
-        return _train_variants(script, config, build, options, several, variants)
+            return _train_variants(script, config, build, options, several, variants, stop_asked)
 
 
 def _parse(
@@ -104,16 +116,44 @@ def called_as(script: Path) -> str:
     return shlex.join(["python", str(path)])
 
 
-def _prepare_process(options: Options, compiles: bool) -> None:
-    """Make the settings that must precede JAX's first use of a device; join other processes."""
+def _in_common(
+    script: Path, config: Any, options: Options, several: Several, cost: Preflight
+) -> dict[str, Any]:
+    """What the command must have in common in all processes of a run: {name: JSON value}."""
+    scripts = {script.stem: hashlib.sha256(script.read_bytes()).hexdigest()}
+    hashes = {name: sha[:12] for name, sha in (scripts | imported_scripts(script)).items()}
+    values: dict[str, Any] = {}
+    for part in (config, options, several, cost):
+        values |= runs.to_json(part)
+    flags = {name: value for name, value in values.items() if name not in OF_PROCESS}
+    return {
+        **{f"--{name.replace('_', '-')}": value for name, value in flags.items()},
+        **{f"the script {name}": sha for name, sha in hashes.items()},
+    }
+
+
+@contextlib.contextmanager
+def _prepared_process(
+    options: Options, command: Mapping[str, Any], compiles: bool
+) -> Iterator[None]:
+    """Make the settings that must precede JAX's first use of a device; join other processes.
+
+    Args:
+        command: what must be the same in all of them.
+    """
     if options.deterministic:
         process.choose_deterministic_kernels()
     if compiles:
         process.keep_compiled_programs()
-    parallel.initialise_processes(
+    place = group.find_place(
         options.distributed, options.coordinator, options.num_processes, options.process_id
     )
-    process.keep_freed_memory()
+    with group.together(place, {**command, **(group.surroundings() if place else {})}):
+        process.check_devices()
+        if place is not None:
+            parallel.check_same(group.equipment())
+        process.keep_freed_memory()
+        yield
 
 
 def _print_cost(experiment: Experiment, options: Options, folder: Path, as_json: bool) -> None:
@@ -134,6 +174,7 @@ def _train_variants(
     options: Options,
     several: Several,
     variants: Sequence[Variant],
+    stop_asked: StopAsked,
 ) -> Any:
     """Train every variant of `config` and summarise them: side by side in one run folder if they
     can be stacked, else one after the other in a run folder each.
@@ -143,12 +184,13 @@ def _train_variants(
     options = dataclasses.replace(options, workdir=folder)
     stacked = stack(build, config, variants, options.data_dir, options.feed)
     if stacked is not None:
-        with stop_requests() as stop_asked:
-            result = _train(script, config, stacked, options, flags, stop_asked)
+        result = _train(script, config, stacked, options, flags, stop_asked)
         folders, results = [folder], unstacked(result)
     else:
         folders = [folder / folder_name(variant) for variant in variants]
-        result = results = _train_in_turn(script, config, build, options, variants, folders)
+        result = results = _train_in_turn(
+            script, config, build, options, variants, folders, stop_asked
+        )
     if parallel.is_primary() and options.stop_at is None:
         # Imports Matplotlib and SciPy, which takes seconds that a single training is spared.
         from cnn_jax.evaluate.summary import sum_up
@@ -164,6 +206,7 @@ def _train_in_turn(
     options: Options,
     variants: Sequence[Variant],
     folders: Sequence[Path],
+    stop_asked: StopAsked,
 ) -> list[Any]:
     """Train the variants one after the other, each in its folder.
 
@@ -171,17 +214,14 @@ def _train_in_turn(
         Stopped: a signal came, even if it was too late to stop the training that it came in.
     """
     results = []
-    with stop_requests() as stop_asked:
-        for variant, folder in zip(variants, folders, strict=True):
-            varied = dataclasses.replace(config, **variant)
-            experiment = build(varied, options.data_dir)
-            where = dataclasses.replace(options, workdir=folder)
-            results.append(_train(script, varied, experiment, where, None, stop_asked))
-            # Several processes would have to agree on the place, which they do inside trainings.
-            if folder is not folders[-1] and jax.process_count() == 1 and stop_asked(0):
-                raise Stopped(
-                    f"stopped after {folder}: the same command continues with the next one"
-                )
+    for variant, folder in zip(variants, folders, strict=True):
+        varied = dataclasses.replace(config, **variant)
+        experiment = build(varied, options.data_dir)
+        where = dataclasses.replace(options, workdir=folder)
+        results.append(_train(script, varied, experiment, where, None, stop_asked))
+        # Several processes would have to agree on the place, which they do inside trainings.
+        if folder is not folders[-1] and jax.process_count() == 1 and stop_asked(0):
+            raise Stopped(f"stopped after {folder}: the same command continues with the next one")
     return results
 
 
@@ -198,6 +238,7 @@ def _train(
     jax.eval_shape(lambda: init_state(experiment))  # refuses images that are too small
     folder = options.workdir or runs.default_folder(script, config)
     identity = runs.identity(script, config, describe_data(experiment), several)
+    parallel.check_same({f"the dataset's {name}": x for name, x in identity["dataset"].items()})
     with _claimed(folder, script, identity, options) as begin:
         return train(experiment, folder, options, stop_asked, begin)
 

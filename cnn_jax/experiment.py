@@ -17,6 +17,7 @@ from jax import Array
 
 from cnn_jax.augment.basic import ByLabel, Transform
 from cnn_jax.data import Dataset
+from cnn_jax.devices.process import usual_promotion
 from cnn_jax.errors import UserError
 from cnn_jax.losses import softmax_cross_entropy
 from cnn_jax.metrics import accuracy, top_k
@@ -108,7 +109,8 @@ def per_member(*axes: int | None) -> Callable[[Callable[..., Any]], Callable[...
     """Compute `function(experiment, *arguments)` for every member of an experiment that has them.
 
     The results of the members are stacked on axis 0. Without members the function is called as it
-    is. Keyword arguments are the same for all members.
+    is. Keyword arguments are the same for all members. Arrays are combined by JAX's default rules
+    of promotion.
 
     Args:
         axes: for each argument the axis along which the members' values are stacked; None for an
@@ -117,6 +119,7 @@ def per_member(*axes: int | None) -> Callable[[Callable[..., Any]], Callable[...
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
+        @usual_promotion()
         def for_all(experiment: Experiment, *arguments: Any, **shared: Any) -> Any:
             members = experiment.members
             if members is None:

@@ -65,10 +65,12 @@ def train_step(
 ) -> TrainState:
     """Make one optimizer step on the global batch, of which `batch` is this device's equal share.
 
-    With `accumulate` > 1 the share is split into that many pieces, whose gradients are averaged:
-    less memory for activations and, for models without batch statistics, the same step.
+    With `accumulate` > 1 the global batch is computed in that many pieces, whose gradients are
+    averaged: less memory for activations and, for models without batch statistics, the same step.
+    The share is then this device's part of each piece, in the order of `batch_positions`.
     """
-    keys = example_keys(experiment.seed, state.step, batch_positions(len(batch["label"])))
+    positions = batch_positions(len(batch["label"]), accumulate)
+    keys = example_keys(experiment.seed, state.step, positions)
     grads, model_state, sums = _gradients(experiment, accumulate, state, batch, keys)
     # All devices hold the same number of examples, so the mean of their means is the batch mean.
     grads, model_state = mean_over_devices((grads, model_state))
@@ -110,7 +112,6 @@ def _gradients(
         grads, (model_state, sums) = gradient(state.params, model_state, *piece)
         return (model_state, jax.tree.map(jnp.add, totals, (grads, sums))), None
 
-    # Pieces are contiguous, so that every example keeps the key of its position in the batch.
     pieces = jax.tree.map(
         lambda x: x.reshape(accumulate, len(x) // accumulate, *x.shape[1:]), (batch, keys)
     )

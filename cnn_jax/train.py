@@ -110,7 +110,7 @@ def train(
         if first_step == 0:
             state = _before_epoch(experiment, state, evaluate)
         blocks = list(cadence.blocks(first_step))
-        placed = _place(experiment, train_feed, blocks)
+        placed = _place(experiment, train_feed, blocks, options.accumulate)
         metrics: Mapping[str, Any] = {}
         done: Array | None = None
         quiet = not parallel.is_primary()
@@ -261,11 +261,11 @@ def _restore_or_init(
 
 
 def _place(
-    experiment: Experiment, feed: feeds.Feed, blocks: list[feeds.Block]
+    experiment: Experiment, feed: feeds.Feed, blocks: list[feeds.Block], accumulate: int
 ) -> Iterator[dict[str, Array]]:
     """Read the training batches of each block ahead of use, and put them on the devices."""
     seed = experiment.members.seeds if experiment.members else experiment.seed
-    items = feeds.training_blocks(feed, seed, experiment.batch_size, blocks)
+    items = feeds.training_blocks(feed, seed, experiment.batch_size, blocks, accumulate)
     return parallel.ahead(items, parallel.share_out)
 
 

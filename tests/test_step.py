@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import programs
 import pytest
 import tiny
 
@@ -89,7 +91,7 @@ def trained(
     experiment: Experiment, blocks: Iterable[feeds.Block] = ((0, 6),), accumulate: int = 1
 ) -> TrainState:
     feed = feeds.open_feed(experiment.dataset, "train", "resident", readers=0)
-    items = feeds.training_blocks(feed, experiment.seed, experiment.batch_size, blocks)
+    items = feeds.training_blocks(feed, experiment.seed, experiment.batch_size, blocks, accumulate)
     advance = make_advance(experiment, accumulate)
     state = initial(experiment)
     for item in items:
@@ -219,9 +221,57 @@ def test_accumulated_pieces_are_the_whole_batch(accumulate: int) -> None:
     assert int(pieces.step) == 6 and float(pieces.metrics["count"]) == 6 * 16
 
 
+class Normalised(nn.Module):
+    """A perceptron that standardises by the statistics of all examples that are computed at once,
+    and keeps their running mean.
+    """
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, train: bool = False, keys: jax.Array | None = None
+    ) -> jax.Array:
+        x = nn.Dense(8)(images.reshape(len(images), -1))
+        x = nn.BatchNorm(not train, axis_name=parallel.AXIS if train else None)(x)
+        return nn.Dense(3)(nn.relu(x))
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_accumulated_pieces_have_the_same_statistics_on_several_devices(devices: int) -> None:
+    """Each piece is cut from the global batch, not from a device's share."""
+    normalised = dataclasses.replace(BASE, model=Normalised())
+    alone = jax.tree.map(np.asarray, trained(normalised, accumulate=2))
+    with programs.simulated_devices(devices):
+        shared = jax.tree.map(np.asarray, trained(normalised, accumulate=2))
+    assert_close(alone, shared, 2e-5)
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3])
+def test_places_on_the_host_are_the_positions_on_the_devices(pieces: int) -> None:
+    with programs.simulated_devices(4):
+        positions = parallel.map_replicated(
+            lambda x: jax.lax.all_gather(
+                parallel.batch_positions(x.shape[1], pieces), parallel.AXIS
+            ),
+            replicated=0,
+        )(parallel.share_out(np.zeros((1, 24))))
+        places = parallel.batch_places(24, pieces)
+    np.testing.assert_array_equal(positions, places)
+    for piece in np.split(places, pieces, axis=1):  # each is a stretch of the global batch
+        np.testing.assert_array_equal(np.diff(piece.reshape(-1)), 1)
+
+
 def test_several_steps_a_dispatch_are_the_same_steps() -> None:
     singles = trained(BASE, blocks=[(t, t + 1) for t in range(6)])
     assert_close(six_steps_at_once(), singles, 1e-6)
+
+
+def test_stricter_rules_of_promotion_change_nothing() -> None:
+    """JAX_NUMPY_RANK_PROMOTION=raise and JAX_NUMPY_DTYPE_PROMOTION=strict help with code that
+    keeps to them.
+    """
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        state = trained(BASE)
+    jax.tree.map(np.testing.assert_array_equal, state, six_steps_at_once())
 
 
 def test_a_dispatch_is_compiled_once() -> None:

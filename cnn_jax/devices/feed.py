@@ -72,21 +72,26 @@ def fetch(resident: dict[str, Array], item: dict[str, Array]) -> dict[str, Array
 
 
 def training_blocks(
-    feed: Feed, seed: int | Sequence[int], batch_size: int, blocks: Iterable[Block]
+    feed: Feed,
+    seed: int | Sequence[int],
+    batch_size: int,
+    blocks: Iterable[Block],
+    accumulate: int = 1,
 ) -> Iterator[Any]:
     """Yield this process's share of the training batches, block after block: the batch law.
 
     Args:
         seed: one seed, or the seeds of M members, each of which has its own batches (resident
             splits only).
+        accumulate: the pieces in which the step computes a batch.
 
     Yields:
         pytrees of arrays `[steps, b, ...]` or `[steps, b, M, ...]` with b examples per process.
     """
-    share = parallel.local_share(batch_size)
+    places = parallel.local_places(batch_size, accumulate)
 
     def indices_of(step: int, seed: int) -> np.ndarray:
-        return batch_indices(seed, step, batch_size, feed.num_examples)[share]
+        return batch_indices(seed, step, batch_size, feed.num_examples)[places]
 
     if isinstance(seed, int):
         return _blocks(feed, partial(indices_of, seed=seed), list(blocks))
@@ -102,10 +107,10 @@ def evaluation_blocks(feed: Feed, batch_size: int) -> Iterator[Any]:
     Besides the examples a batch holds "position", the place of each in the split, and "mask", which
     is 1 for an example and 0 for what fills up the last batch.
     """
-    share = parallel.local_share(batch_size)
+    here = parallel.local_places(batch_size)
 
     def positions(step: int) -> np.ndarray:
-        return np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int32)[share]
+        return step * batch_size + here
 
     steps = [(t, t + 1) for t in range(-(-feed.num_examples // batch_size))]
     for (step, _), block in zip(

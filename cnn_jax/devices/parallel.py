@@ -7,9 +7,9 @@ checkpoint does not depend on how many there were. Since JAX 0.8 `pmap` is itsel
 """
 
 import hashlib
-import os
+import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -19,13 +19,13 @@ from jax import Array, lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cnn_jax.devices.group import describe_differences
+from cnn_jax.devices.process import machine_memory, usual_promotion
 from cnn_jax.errors import UserError
 
 T = TypeVar("T")
 
 AXIS = "batch"  # the mapped axis: `lax.pmean(x, AXIS)` averages over all devices of all processes
-
-HEARTBEAT_SECONDS = 30  # a process silent for so long is taken for dead, and the others end
 
 
 def devices() -> list[Any]:
@@ -36,31 +36,6 @@ def devices() -> list[Any]:
 def local_devices() -> list[Any]:
     """Those of `devices` that belong to this process."""
     return [device for device in devices() if device.process_index == jax.process_index()]
-
-
-def initialise_processes(
-    detect: bool, coordinator: str | None, num_processes: int | None, process_id: int | None
-) -> None:
-    """Join the other processes of this run, before any device is used.
-
-    Args:
-        detect: let JAX read the cluster's own variables (SLURM, Open MPI, Kubernetes).
-        coordinator: `host:port` of process 0, with `num_processes` and `process_id`, where no
-            cluster describes itself.
-    """
-    explicit = (coordinator, num_processes, process_id)
-    if any(x is not None for x in explicit) and any(x is None for x in explicit):
-        raise UserError(
-            "--coordinator, --num-processes and --process-id go together: give all three"
-        )
-    if detect or coordinator is not None:
-        try:
-            jax.distributed.initialize(
-                coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
-            )
-        except (RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"cannot join the other processes: {reason}") from error
 
 
 def check_divides(batch_size: int, accumulate: int = 1) -> None:
@@ -90,10 +65,24 @@ def is_primary() -> bool:
     return jax.process_index() == 0
 
 
-def local_share(batch_size: int) -> slice:
-    """The places of the global batch that this process's devices compute."""
-    share = batch_size // jax.process_count()
-    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+def batch_places(batch_size: int, pieces: int = 1) -> np.ndarray:
+    """The places in the global batch of the examples that each device computes, in its order.
+
+    A batch that is computed in pieces is cut before it is shared out: each device has its part of
+    every piece, so that a piece holds the same examples whatever the number of devices.
+
+    Returns:
+        int32 [devices, batch_size / devices].
+    """
+    count = len(devices())
+    by_piece = np.arange(batch_size, dtype=np.int32).reshape(pieces, count, -1)
+    return by_piece.swapaxes(0, 1).reshape(count, -1)
+
+
+def local_places(batch_size: int, pieces: int = 1) -> np.ndarray:
+    """The places in the global batch that this process's devices compute, device after device."""
+    by_process = batch_places(batch_size, pieces).reshape(jax.process_count(), -1)
+    return by_process[jax.process_index()]
 
 
 def replicate(tree: T) -> T:
@@ -129,17 +118,27 @@ def map_replicated(
     in_axes = (*(None,) * replicated, 1)
     some = None if len(devices()) == jax.device_count() else devices()
     return jax.pmap(
-        function, AXIS, in_axes=in_axes, out_axes=None, donate_argnums=donate, devices=some
+        usual_promotion()(function),
+        AXIS,
+        in_axes=in_axes,
+        out_axes=None,
+        donate_argnums=donate,
+        devices=some,
     )
 
 
-def batch_positions(share: int) -> Array:
+def batch_positions(share: int, pieces: int = 1) -> Array:
     """The places in the global batch of this device's `share` examples, inside a mapped function.
 
     Returns:
-        int32 [share].
+        int32 [share], a row of `batch_places`.
     """
-    return lax.axis_index(AXIS) * share + jnp.arange(share)
+    part = share // pieces
+    first = lax.axis_index(AXIS) * part + jnp.arange(part)  # of the device's part of a piece
+    if pieces == 1:
+        return first
+    starts = jnp.arange(pieces) * part * lax.axis_size(AXIS)
+    return (starts[:, None] + first[None]).reshape(-1)
 
 
 def mean_over_devices(tree: T) -> T:
@@ -169,7 +168,8 @@ def ahead(blocks: Iterable[T], place: Callable[[T], Any], depth: int = 2) -> Ite
 
 
 def device_memory() -> int:
-    """The memory of one device in bytes: a GPU's limit, or a CPU device's part of the machine's.
+    """The memory of one device in bytes: a GPU's limit, or a CPU device's part of the machine's or
+    its container's.
 
     Memory that is in use at the moment is not subtracted, so that a resumed run decides by the same
     number as the first. With several processes it is the smallest of theirs, so that all decide
@@ -179,8 +179,7 @@ def device_memory() -> int:
     if stats:
         here = stats["bytes_limit"]
     else:
-        pages = os.sysconf("SC_PHYS_PAGES") // len(local_devices())
-        here = os.sysconf("SC_PAGE_SIZE") * pages
+        here = machine_memory() // len(local_devices())
     if jax.process_count() > 1:
         here = multihost_utils.process_allgather(np.float32(here)).min()
     return int(here)
@@ -208,6 +207,23 @@ def check_equal(what: str, value: object) -> None:
             f"the processes do not see the same {what}, this one {value}: --workdir must be one "
             "folder for all, and its file system up to date"
         )
+
+
+def check_same(values: Mapping[str, Any]) -> None:
+    """Refuse, in every process, JSON values that are not the same in all; all wait for it.
+
+    Raises:
+        UserError: it names the values that differ.
+    """
+    count = jax.process_count()
+    if count == 1:
+        return
+    text = np.frombuffer(json.dumps(values).encode(), np.uint8)
+    sizes = np.asarray(multihost_utils.process_allgather(np.int32(text.size)))
+    texts = multihost_utils.process_allgather(np.resize(text, sizes.max()))
+    everyone = {k: json.loads(np.asarray(texts[k])[: sizes[k]].tobytes()) for k in range(count)}
+    if refusal := describe_differences(everyone):
+        raise UserError(refusal)
 
 
 def _sharding(spec: PartitionSpec) -> NamedSharding:

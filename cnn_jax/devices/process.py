@@ -1,18 +1,22 @@
 """Settings of this process: compiled programs kept on disk, kernels, and freed memory."""
 
+import contextlib
 import ctypes
 import hashlib
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from cnn_jax.errors import UserError
 from cnn_jax.runs.environment import processor
 
 CACHE_SECONDS = 30 * 24 * 3600  # that a compiled program is kept
+CACHE_BYTES = 2 << 30  # that all of them may take
 CACHE = Path("~/.cache/cnn_jax/compiled")
 
 # Of glibc's malloc.h
@@ -25,31 +29,101 @@ def keep_compiled_programs() -> None:
 
     JAX recognises a program by its operations, its own version, XLA's flags and the kind of device,
     but takes all CPUs for one, although XLA compiles for their vector instructions and number of
-    cores: here each has a folder. Programs older than a month are removed.
+    cores: here each has a folder. Programs older than a month are removed, and the oldest of more
+    than 2 GB.
 
     JAX's own variables take precedence: JAX_COMPILATION_CACHE_DIR names another folder, with JAX's
     own rules for what is worth keeping, and JAX_ENABLE_COMPILATION_CACHE=false keeps nothing. Nor
-    is anything kept where the folder cannot be written. Several processes may share it: they write
-    the same programs, and one that a kill left incomplete is compiled again by whoever meets it.
+    is anything kept where the folder cannot be written or the user has no home. Several processes
+    may share it: they write the same programs, and one that a kill left incomplete is compiled
+    again by whoever meets it.
     """
     config: Any = jax.config
     if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
         return
     machine = f"{processor()} {len(os.sched_getaffinity(0))}"
-    folder = CACHE.expanduser() / hashlib.sha256(machine.encode()).hexdigest()[:8]
     try:
+        cache = CACHE.expanduser()
+        folder = cache / hashlib.sha256(machine.encode()).hexdigest()[:8]
         folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            return
-        for path in folder.iterdir():
-            if path.stat().st_mtime < time.time() - CACHE_SECONDS:
-                path.unlink()
-    except OSError:  # no folder; or another process has just removed the same
-        if not folder.is_dir():
-            return
+    except (OSError, RuntimeError):  # it cannot be made; or no user with a home has this number
+        return
+    if not os.access(folder, os.W_OK):
+        return
+    with contextlib.suppress(OSError):  # another process has just removed the same
+        _remove_old_files(cache)
     config.update("jax_compilation_cache_dir", str(folder))
     # By default what compiles within a second is not kept: that is half of a small network's start.
     config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _remove_old_files(folder: Path) -> None:
+    """Remove what is older than `CACHE_SECONDS`, and the oldest of what exceeds `CACHE_BYTES`."""
+    stats = {path: path.stat() for path in folder.rglob("*") if path.is_file()}
+    total, now = sum(status.st_size for status in stats.values()), time.time()
+    for path, status in sorted(stats.items(), key=lambda item: item[1].st_mtime):
+        if total > CACHE_BYTES or status.st_mtime < now - CACHE_SECONDS:
+            path.unlink()
+            total -= status.st_size
+
+
+def machine_memory(root: Path = Path("/")) -> int:
+    """The memory in bytes that this process may use: the machine's, or a container's limit (of
+    cgroups, version 1 or 2) if that is less.
+
+    Args:
+        root: where the system's files lie.
+    """
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    cgroups = root / "sys/fs/cgroup"
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:  # no Linux
+        lines = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base, name = cgroups, "memory.max"
+        elif "memory" in controllers.split(","):
+            base, name = cgroups / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        # A limit holds for all groups inside. In a container, the path may be that of the host.
+        inside = Path(path.lstrip("/"))
+        for folder in (inside, *inside.parents):
+            with contextlib.suppress(OSError, ValueError):  # not there, or "max"
+                limits.append(int((base / folder / name).read_text(encoding="utf-8")))
+    return min(limits)
+
+
+def check_devices() -> None:
+    """Start JAX on this process's devices.
+
+    Raises:
+        UserError: JAX_PLATFORMS asks for devices that are not there.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter for a missing CUDA package
+        words = " ".join(str(error).partition(" (")[0].split())
+        reason = f" ({words})" if words else ""
+        asked: Any = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+        raise UserError(
+            f"JAX finds no devices of JAX_PLATFORMS={asked or ''}{reason}: unset JAX_PLATFORMS, or "
+            "set it to cpu"
+        ) from None
+
+
+@contextlib.contextmanager
+def usual_promotion() -> Iterator[None]:
+    """Inside, arrays of different ranks and types are combined by JAX's default rules.
+
+    The stricter settings (JAX_NUMPY_RANK_PROMOTION, JAX_NUMPY_DTYPE_PROMOTION) change no number.
+    They help to find mistakes in code that keeps to them, which Flax, Optax and this package do not
+    throughout.
+    """
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 def choose_deterministic_kernels() -> None:

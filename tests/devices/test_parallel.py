@@ -188,9 +188,3 @@ def test_a_batch_is_shared_out_in_order() -> None:
         )
         assert mean(share) == 5.5
         assert places(share)[:, 0].tolist() == np.arange(12.0).reshape(4, 3).tolist()
-
-
-def test_a_process_alone_in_its_group_is_refused() -> None:
-    for given in [("h:1", None, None), (None, 2, 0), ("h:1", 2, None), (None, None, 1)]:
-        with pytest.raises(UserError, match="--coordinator, --num-processes and --process-id"):
-            parallel.initialise_processes(False, *given)

@@ -3,18 +3,26 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import programs
 import pytest
 from test_parallel import free_port
 
+from cnn_jax import cli
 from cnn_jax.devices.signals import stop_requests
 from cnn_jax.runs.journal import read_lines
 
 LONG = ("--steps", 100_000, "--checkpoint-every", 99_999, "--eval-every", 99_999)
-SIGNALS = [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+SIGNALS = [
+    signal.SIGTERM,
+    pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+    pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+]
 
 
 def when_training(folder: Path) -> None:
@@ -68,6 +76,71 @@ def test_only_a_second_interrupt_is_one() -> None:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def kill_self(*numbers: signal.Signals) -> None:
+    for number in numbers:
+        os.kill(os.getpid(), number)
+        time.sleep(0.01)  # handlers run between two instructions of Python
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_before_the_first_step_ends_the_run_at_once(
+    number: signal.Signals,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """While data are opened and programs compiled, which takes minutes, nothing can be lost."""
+    monkeypatch.setattr(cli, "_train", lambda *_: kill_self(number))
+    with pytest.raises(SystemExit) as stop:
+        programs.train_tiny(tmp_path / "run")
+    assert stop.value.code == 75 and not (tmp_path / "run").exists()
+    said = capsys.readouterr().err
+    assert said == "stopped before the first step: the same command starts again\n"
+
+
+STARTING = """
+import os, sys
+sys.argv, sys.orig_argv = ["-m"], ["python", "-m", sys.argv[1]]  # as Python has them meanwhile
+import experiments
+os.kill(os.getpid(), int(os.environ["NUMBER"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_while_a_script_imports_its_libraries(number: signal.Signals) -> None:
+    command = [sys.executable, "-c", STARTING, "experiments.lenet5_digits"]
+    environment = {"PYTHONPATH": str(programs.ROOT), "NUMBER": str(int(number))}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 75
+    assert ended.stderr == "stopped before the first step: the same command starts again\n"
+
+
+def test_a_second_interrupt_ends_a_run_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(*arguments: Any) -> None:
+        assert not arguments[-1](0)
+        kill_self(signal.SIGINT, signal.SIGINT)
+
+    monkeypatch.setattr(cli, "_train", train)
+    with pytest.raises(SystemExit) as stop:
+        programs.train_tiny(tmp_path / "run")
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "interrupted: the last checkpoint, if any, is from before\n"
+
+
+@pytest.mark.parametrize("ignored", [False, True], ids=["", "nohup"])
+def test_a_hang_up_stops_a_run_unless_it_was_ignored(ignored: bool) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        with stop_requests() as requested:
+            assert not requested(0)
+            kill_self(signal.SIGHUP)
+            assert requested(1) is not ignored
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -50,7 +50,7 @@ def main(
 ) -> Any:
     """Train the experiment that the command line describes, or resume it.
 
-    Every field of the script's `Config`, of `train.Options`, `seeds.Several` and `Preflight` is a
+    Every field of the script's `Config`, of `options.Options`, `seeds.Several` and `Preflight` is a
     flag; `options` holds the defaults where the script wants others. A `UserError` ends the program
     with one line and exit code 2, a `Stopped` with one line and exit code 75.
 

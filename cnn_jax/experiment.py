@@ -72,7 +72,7 @@ class Members:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that decides what a run computes. How it is carried out is `train.Options`.
+    """Everything that decides what a run computes. How it is carried out is `options.Options`.
 
     The first of `metrics` (higher is better) chooses the best checkpoint.
 

@@ -13,7 +13,7 @@ ROWS: list[set[str]] = [
     {"models", "optim", "data", "runs"},
     {"augment", "devices"},
     {"experiment"},
-    {"step"},
+    {"step", "options"},
     {"seeds"},
     {"trained"},
     {"evaluate"},

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +50,13 @@ def train(
         first_step, state = _restore_or_init(experiment, folder, checkpoints)
         if first_step == 0:
             state = _before_epoch(experiment, state, evaluate)
-        blocks = list(cadence.blocks(first_step))
-        placed = _place(experiment, train_feed, blocks)
+        placed = _place(experiment, train_feed, cadence.blocks(first_step))
         metrics: Mapping[str, Any] = {}
         done: Array | None = None
         with Record(folder, first_step, experiment.steps, not parallel.is_primary()) as record:
             record.say(_opening_line(experiment, train_feed, first_step))
-            for index, ((start, step), block) in enumerate(zip(blocks, placed, strict=True)):
+            blocks = zip(cadence.blocks(first_step), placed, strict=True)
+            for index, ((start, step), block) in enumerate(blocks):
                 with record.dispatch(start, step):
                     dispatched = advance(state, train_feed.resident, block)
                 if done is not None:
@@ -132,7 +132,7 @@ def _restore_or_init(
 
 
 def _place(
-    experiment: Experiment, feed: feeds.Feed, blocks: list[feeds.Block]
+    experiment: Experiment, feed: feeds.Feed, blocks: Iterable[feeds.Block]
 ) -> Iterator[dict[str, Array]]:
     """Read the training batches of each block ahead of use, and put them on the devices."""
     seed = experiment.members.seeds if experiment.members else experiment.seed

@@ -19,14 +19,15 @@ from rich.console import Console
 
 from cnn_jax import runs
 from cnn_jax.check import preflight as costs
+from cnn_jax.check.start import check_start
 from cnn_jax.data import content_sha256
 from cnn_jax.devices import parallel, process
 from cnn_jax.devices.signals import StopAsked, stop_requests
 from cnn_jax.errors import Stopped, UserError
 from cnn_jax.experiment import Experiment
+from cnn_jax.ranges import check_finite
 from cnn_jax.runs.checkpoint import quieten_orbax
 from cnn_jax.seeds import Several, Variant, folder_name, stack, unstacked
-from cnn_jax.step import init_state
 from cnn_jax.train import Options, train
 
 Build = Callable[[Any, Path | None], Experiment]
@@ -63,6 +64,8 @@ def main(
         config, options, several, cost = _parse(script, config_class, options, arguments)
         options.check()
         variants = several.variants(config)
+        for variant in variants:
+            check_finite(dataclasses.replace(config, **variant))
         asks_for_cost = cost.preflight or cost.preflight_json
         if asks_for_cost and variants != [{}]:
             raise UserError("--preflight is for one training: leave out --seeds and --sweep")
@@ -152,6 +155,8 @@ def _train_variants(
         folders, results = [folder], unstacked(result)
     else:
         folders = [folder / folder_name(variant) for variant in variants]
+        for variant in variants:  # all of them, before the first is trained for hours
+            check_start(build(dataclasses.replace(config, **variant), options.data_dir), options)
         result = results = _train_in_turn(script, config, build, options, variants, folders)
     if parallel.is_primary() and options.stop_at is None:
         # Imports Matplotlib and SciPy, which takes seconds that a single training is spared.
@@ -198,8 +203,7 @@ def _train(
     stop_asked: StopAsked,
 ) -> Any:
     """Train in the run folder, or resume there if it holds this experiment's run."""
-    parallel.check_divides(experiment.batch_size, options.accumulate)
-    jax.eval_shape(lambda: init_state(experiment))  # refuses images that are too small
+    check_start(experiment, options)
     folder = options.workdir or runs.default_folder(script, config)
     identity = runs.identity(script, config, _describe_data(experiment), several)
     with _claimed(folder, script, identity, options):

@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 from cnn_jax.devices import feed as feeds
 from cnn_jax.devices.dispatch import split_into_blocks
-from cnn_jax.errors import UserError
 from cnn_jax.experiment import Experiment, epochs_to_steps
+from cnn_jax.ranges import check_range, flag
+
+MOST_READERS = 1024  # threads; each holds a batch that it has read ahead
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,13 @@ class Options:
 
     def check(self) -> None:
         """Raise UserError for a number out of range."""
+        from_zero = ("readers", "eval_every", "checkpoint_every", "process_id")
         for name, value in dataclasses.asdict(self).items():
-            least = 0 if name in ("readers", "eval_every", "checkpoint_every", "process_id") else 1
-            if isinstance(value, int) and not isinstance(value, bool) and value < least:
-                flag = "--" + name.replace("_", "-")
-                raise UserError(f"{flag} must be at least {least}, got {value}")
+            if not isinstance(value, bool):
+                most = MOST_READERS if name == "readers" else None
+                check_range(flag(name), value, least=0 if name in from_zero else 1, most=most)
+        if self.num_processes is not None:
+            check_range("--process-id", self.process_id, below=self.num_processes)
 
 
 class Due(NamedTuple):

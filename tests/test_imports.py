@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 # A room imports from the rows above its own, and within its own; never from its neighbours.
 ROWS: list[set[str]] = [
     {"errors", "atomic_write", "ops", "figures", "losses", "metrics"},
+    {"ranges"},
     {"models", "optim", "data", "runs"},
     {"augment", "devices"},
     {"experiment"},

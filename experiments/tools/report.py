@@ -25,6 +25,7 @@ from cnn_jax.check.reproduce import chosen
 from cnn_jax.cli import exit_on_user_error, usage_errors_in_one_line
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate.exact import evaluate_run
+from cnn_jax.ranges import check_finite
 from cnn_jax.runs.environment import environment
 from cnn_jax.runs.journal import write_json
 from experiments import ladder
@@ -88,6 +89,7 @@ def program(config_class: type[Any], run: Callable[[Any], dict[str, Any]]) -> No
     with exit_on_user_error():
         with usage_errors_in_one_line():
             config = tyro.cli(config_class, description=script.__doc__)
+        check_finite(config)
         if config.out is not None and config.out.exists():
             raise UserError(f"{config.out} is there already: choose another --out, or remove it")
         if config.out is not None:  # before what may take hours

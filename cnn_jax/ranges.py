@@ -48,9 +48,3 @@ def check_finite(scalars: Any) -> None:
     """Raise UserError if a field of a dataclass is NaN or infinite; it names the field's flag."""
     for field in dataclasses.fields(scalars):
         check_range(flag(field.name), getattr(scalars, field.name))
-
-
-def check_not_negative(config: Any, *fields: str) -> None:
-    """Raise UserError if one of these fields of a config is below 0; it names the field's flag."""
-    for field in fields:
-        check_range(flag(field), getattr(config, field), least=0)

@@ -19,7 +19,6 @@ from cnn_jax.data import load_dataset
 from cnn_jax.experiment import Experiment, epochs_to_steps
 from cnn_jax.models import AlexNet2012, alexnet2012, narrowed
 from cnn_jax.optim import alexnet_momentum, observe_accuracy, plateau
-from cnn_jax.ranges import check_range
 from cnn_jax.train import Options
 
 
@@ -42,25 +41,19 @@ class Config:
 
 
 def build(config: Config, data_dir: Path | None = None) -> Experiment:
-    # Before the photographs are read, which takes minutes the first time.
-    check_range("--dropout", config.dropout, least=0, below=1)
-    check_range("--read-size", config.read_size, least=1, most=1024)
-    check_range("--image-size", config.image_size, least=1, most=config.read_size)
-    maps_and_units = narrowed(AlexNet2012, config.width)
-    optimizer = alexnet_momentum(config.learning_rate, scaled_by=plateau(config.patience))
     dataset = load_dataset(config.dataset, data_dir, config.read_size).centred()
     examples = dataset.num_examples(config.train_split)
     noise = photographs.colour_noise(photographs.measure_colours(dataset))
     return Experiment(
         model=AlexNet2012(
             classes=len(dataset.class_names),
-            **maps_and_units,
+            **narrowed(AlexNet2012, config.width),
             kernel_init=jax.nn.initializers.normal(0.01 / config.width**0.5),
             orders=(alexnet2012.relu_norm_pool if config.lrn else alexnet2012.relu_pool,) * 2,
             pool_window=3 if config.overlapping_pooling else 2,
             dropout_rate=config.dropout,
         ),
-        optimizer=optimizer,
+        optimizer=alexnet_momentum(config.learning_rate, scaled_by=plateau(config.patience)),
         dataset=dataset,
         train_split=config.train_split,
         eval_split=config.eval_split,

@@ -20,7 +20,6 @@ from cnn_jax.data import load_dataset
 from cnn_jax.experiment import Experiment, epochs_to_steps
 from cnn_jax.models import Ciresan2010
 from cnn_jax.optim import shrinking
-from cnn_jax.ranges import check_range
 from cnn_jax.train import Options
 
 
@@ -43,7 +42,6 @@ class Config:
 
 
 def build(config: Config, data_dir: Path | None = None) -> Experiment:
-    check_range("--angle", config.angle, least=0, below=90)
     dataset = load_dataset(config.dataset, data_dir).scaled(-1, 1)
     examples = dataset.num_examples(config.train_split)
     epoch = epochs_to_steps(1, examples, config.batch_size)

@@ -21,7 +21,6 @@ from cnn_jax.experiment import Experiment, epochs_to_steps
 from cnn_jax.models import SimardConvNet, SimardMLP
 from cnn_jax.ops import operators
 from cnn_jax.optim import shrinking
-from cnn_jax.ranges import check_not_negative
 from cnn_jax.train import Options
 
 
@@ -43,7 +42,6 @@ class Config:
 
 
 def build(config: Config, data_dir: Path | None = None) -> Experiment:
-    check_not_negative(config, "deviation", "alpha")
     dataset = load_dataset(config.dataset, data_dir)
     size, elastic = dataset.num_examples(config.train_split), {"sigma": 4, "alpha": config.alpha}
     epoch, steps = (epochs_to_steps(n, size, config.batch_size) for n in (1, config.epochs))

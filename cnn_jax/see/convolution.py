@@ -116,6 +116,8 @@ def kernel_of(text: str) -> np.ndarray:
         ) from error
     if kernel.ndim not in (2, 3) or kernel.size == 0 or kernel.dtype.kind not in "iuf":
         raise UserError(f"--kernel {text} is not a grid of numbers [rows, columns(, channels)]")
-    if not np.isfinite(kernel.astype(np.float32)).all():
-        raise UserError(f"--kernel {text} holds numbers that are not finite")
-    return kernel.astype(np.float32)
+    with np.errstate(over="ignore"):
+        kernel = kernel.astype(np.float32)
+    if not np.isfinite(kernel).all():
+        raise UserError(f"--kernel {text} holds numbers that are not finite in float32")
+    return kernel

@@ -59,8 +59,8 @@ def places(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         (pictures / name).mkdir(parents=True)
         noise = random.integers(0, 256, (128, 128, 3)).astype(np.uint8)
         Image.fromarray(noise).save(pictures / name / "1.png")
-    for name, form in {"grey": {"size": 28, "channels": 1}, "colour": {"size": 128}}.items():
-        prepare(f"folder/{name}", pictures, **form)
+    for name, size, channels in (("grey", 28, 1), ("colour", 128, 3)):
+        prepare(f"folder/{name}", pictures, size=size, channels=channels)
     texts.mkdir()
     for path in (folder / "TEXT", folder / "TEXT.npy", texts / "notes.txt"):
         path.write_text("no picture, no run\n")
@@ -158,6 +158,24 @@ def test_a_bad_command_that_is_to_be_refused(
 ) -> None:
     finished, _, _ = run(case, places, tmp_path)
     assert_one_line(finished.returncode, finished.stdout, finished.stderr, case.expected)
+
+
+@pytest.mark.parametrize("module", ["cnn_jax", "experiments.lenet5_digits"])
+@pytest.mark.parametrize(
+    ("variable", "value"), [("JAX_DEFAULT_MATMUL_PRECISION", "some"), ("JAX_ENABLE_X64", "maybe")]
+)
+def test_an_environment_that_jax_does_not_know_is_refused(
+    module: str, variable: str, value: str, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(programs.ROOT), variable: value},
+        capture_output=True,
+        text=True,
+    )
+    assert_one_line(done.returncode, done.stdout, done.stderr, value)
+    assert variable.lower() in done.stderr.lower()
 
 
 def test_the_table_is_long_enough() -> None:

@@ -17,14 +17,15 @@ from rich.console import Console
 
 from cnn_jax import runs
 from cnn_jax.check import preflight as costs
+from cnn_jax.check.start import check_start
 from cnn_jax.command_line import exit_on_user_error, outliving_readers, parse
 from cnn_jax.devices import group, parallel, process
 from cnn_jax.devices.signals import StopAsked, stop_requests
 from cnn_jax.errors import Stopped, UserError, warn
 from cnn_jax.experiment import Experiment
+from cnn_jax.ranges import check_finite
 from cnn_jax.runs.environment import imported_scripts
 from cnn_jax.seeds import Several, Variant, folder_name, stack, unstacked
-from cnn_jax.step import init_state
 from cnn_jax.train import Options, train
 from cnn_jax.trained import describe_data
 
@@ -54,7 +55,7 @@ def main(
 ) -> Any:
     """Train the experiment that the command line describes, or resume it.
 
-    Every field of the script's `Config`, of `train.Options`, `seeds.Several` and `Preflight` is a
+    Every field of the script's `Config`, of `options.Options`, `seeds.Several` and `Preflight` is a
     flag; `options` holds the defaults where the script wants others. A `UserError` ends the program
     with one line and exit code 2, a `Stopped` with one line and exit code 75.
 
@@ -72,6 +73,8 @@ def main(
         config, options, several, cost = _parse(script, config_class, options, arguments)
         options.check()
         variants = several.variants(config)
+        for variant in variants:
+            check_finite(dataclasses.replace(config, **variant))
         asks_for_cost = cost.preflight or cost.preflight_json
         if asks_for_cost and variants != [{}]:
             raise UserError("--preflight is for one training: leave out --seeds and --sweep")
@@ -188,6 +191,8 @@ def _train_variants(
         folders, results = [folder], unstacked(result)
     else:
         folders = [folder / folder_name(variant) for variant in variants]
+        for variant in variants:  # all of them, before the first is trained for hours
+            check_start(build(dataclasses.replace(config, **variant), options.data_dir), options)
         result = results = _train_in_turn(
             script, config, build, options, variants, folders, stop_asked
         )
@@ -234,8 +239,7 @@ def _train(
     stop_asked: StopAsked,
 ) -> Any:
     """Train in the run folder, or resume there if it holds this experiment's run."""
-    parallel.check_divides(experiment.batch_size, options.accumulate)
-    jax.eval_shape(lambda: init_state(experiment))  # refuses images that are too small
+    check_start(experiment, options)
     folder = options.workdir or runs.default_folder(script, config)
     identity = runs.identity(script, config, describe_data(experiment), several)
     parallel.check_same({f"the dataset's {name}": x for name, x in identity["dataset"].items()})

@@ -15,6 +15,7 @@ from cnn_jax.augment.basic import Transform, require_key
 from cnn_jax.data import cache
 from cnn_jax.data.datasets import Dataset
 from cnn_jax.data.statistics import MAX_EXAMPLES
+from cnn_jax.ranges import check_range
 
 _ATTEMPTS = 10  # to draw a rectangle that fits, as in torchvision
 _EXACT = jax.lax.Precision.HIGHEST  # else accelerators round pixels to 10 bits or fewer
@@ -34,7 +35,10 @@ def random_resized_crop(
 
     Resizing is bilinear, antialiased where it shrinks, and uses no pixel outside the rectangle: as
     in Pillow, which torchvision uses, but without rounding to whole numbers.
+
+    Raises UserError for a size below 1.
     """
+    check_range("the size of a crop", size, least=1)
 
     def transform(key: jax.Array | None, image: jax.Array) -> jax.Array:
         place, shape = _rectangle(require_key(key), image.shape[:2], scale, ratio)

@@ -18,6 +18,7 @@ import numpy as np
 
 from cnn_jax import runs
 from cnn_jax.errors import UserError
+from cnn_jax.ranges import check_range
 from cnn_jax.runs.arrays import to_stored
 from cnn_jax.runs.journal import last_step
 from cnn_jax.trained import restore
@@ -60,8 +61,7 @@ def verify_resume(
         UserError: `scratch` is not empty, the script fails, or it ends before it was killed `kills`
             times.
     """
-    if kills < 0:
-        raise UserError(f"--kills must be at least 0, got {kills}")
+    check_range("--kills", kills, least=0, most=1000)
     straight, killed = scratch / "straight", scratch / "killed"
     if scratch.exists() and any(scratch.iterdir()):
         raise UserError(f"{scratch} is not empty: choose another --scratch")

@@ -84,9 +84,8 @@ def page_content(
     _check_size(networks)
     too_long = 4 * _count_weights(networks) > MAX_BYTES
     kind = "int16" if half or too_long else "float32"
-    indices = np.unique(
-        np.linspace(0, len(source) - 1, min(examples, len(source))).round().astype(int)
-    )
+    count = min(examples, len(source))
+    indices = np.unique(np.linspace(0, len(source) - 1, count).round().astype(int))
     batch = source.read(indices)
     return {
         "classes": list(first.dataset.class_names),

@@ -24,6 +24,7 @@ from cnn_jax.command_line import exit_on_user_error, parse
 from cnn_jax.commands.arguments import check_out
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate.exact import evaluate_run
+from cnn_jax.ranges import check_finite
 from cnn_jax.runs import chosen
 from cnn_jax.runs.environment import environment
 from cnn_jax.runs.journal import write_json
@@ -87,6 +88,7 @@ def program(config_class: type[Any], run: Callable[[Any], dict[str, Any]]) -> No
     script = sys.modules[config_class.__module__]
     with exit_on_user_error():
         config = parse(config_class, description=script.__doc__)
+        check_finite(config)
         check_out(config.out, (".json",))
         if config.out is not None:  # before what may take hours
             config.out.parent.mkdir(parents=True, exist_ok=True)

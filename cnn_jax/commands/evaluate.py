@@ -29,8 +29,6 @@ from cnn_jax.trained import open_networks
 if TYPE_CHECKING:
     from cnn_jax.evaluate.report import Assessment
 
-MOST_VIEWS = 20_000  # a grid of 100 x 100
-
 
 def evaluate(
     runs: Runs,
@@ -63,8 +61,6 @@ def evaluate(
         raise UserError("give at least one run folder")
     if batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, got {batch_size}")
-    if views > MOST_VIEWS:
-        raise UserError(f"--views must be at most {MOST_VIEWS}, got {views}")
     check_out(out)
     networks = [network for folder in runs for network in open_networks(folder, step, data_dir)]
     for network in networks:

@@ -1,11 +1,11 @@
 """Refuse a number that is out of its range, by its name."""
 
 import dataclasses
-import math
 from typing import Any
 
 from cnn_jax.errors import UserError
 
+FLOAT32_MAX = float(2**128 - 2**104)  # a larger number is infinite where networks compute
 INT32_MAX = 2**31 - 1  # steps and places in a batch are counted in int32 on the devices
 SEED_MAX = 2**32 - 1  # JAX drops higher bits of a seed, so that 2^32 would begin as 0 does
 
@@ -24,14 +24,14 @@ def check_range(
     most: float | None = None,
     below: float | None = None,
 ) -> None:
-    """Raise UserError unless `value` is finite and at least `least`, above `above`, and so on.
+    """Raise UserError unless `value` is finite in float32 and within the bounds that are given.
 
     A value that is not a Python number, such as one that JAX traces, is not looked at.
     """
     if not isinstance(value, int | float):
         return
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{name} must be a finite number, got {value}")
+    if isinstance(value, float) and not abs(value) <= FLOAT32_MAX:  # true of NaN too
+        raise UserError(f"{name} must be a finite number in float32, got {value}")
     within = (
         (least is None or value >= least)
         and (above is None or value > above)
@@ -45,6 +45,6 @@ def check_range(
 
 
 def check_finite(scalars: Any) -> None:
-    """Raise UserError if a field of a dataclass is NaN or infinite; it names the field's flag."""
+    """Raise UserError if a field of a dataclass is NaN, infinite, or would be so in float32."""
     for field in dataclasses.fields(scalars):
         check_range(flag(field.name), getattr(scalars, field.name))

@@ -65,10 +65,10 @@ def find_files(name: str, manual: Path) -> dict[str, Path]:
     file that is missing, or whose decompressed content is not that of the original.
     """
     try:
-        found = [_find(name, file, manual) for file in CONTENTS[name]]
+        files = [_find(name, file, manual) for file in CONTENTS[name]]
     except OSError as error:
         raise UserError(f"{error.filename or manual} cannot be read: {error.strerror}") from error
-    return dict(zip(url_infos(name), found, strict=True))
+    return dict(zip(url_infos(name), files, strict=True))
 
 
 def _find(name: str, file: str, manual: Path) -> Path:
@@ -99,16 +99,11 @@ def _objection(path: Path, name: str, file: str) -> str:
         return f"{path} is not {name}'s {file}: its content has {length} bytes, not {size:,}"
     if (digest := hashlib.sha256(content).hexdigest()) == sha256:
         return ""
-    known = {
-        digest: f"{dataset}'s {stem}"
-        for dataset, files in CONTENTS.items()
-        for stem, (_, digest) in files.items()
-    }
-    what = (
-        f"its content is {known[digest]}"
-        if digest in known
-        else (f"its content has the sha256 {digest}, not the expected {sha256}")
-    )
+    what = f"its content has the sha256 {digest}, not the expected {sha256}"
+    for dataset, files in CONTENTS.items():
+        for original, (_, known) in files.items():
+            if digest == known:
+                what = f"its content is {dataset}'s {original}"
     return f"{path} is not {name}'s {file}: {what}"
 
 

@@ -39,7 +39,8 @@ def list_photos(source: Path) -> list[Photo]:
     """All photographs in `source`, which is a folder, a folder of tars, or a tar.
 
     Hidden files are ignored, and so is a folder around all splits (as in a tar of a whole dataset).
-    A class folder without photographs is left out, and said. Raises UserError for any other
+    A class folder without photographs is left out, and said, and so is a class that only other
+    splits have. Raises UserError for any other
     structure, and for a file among the photographs that is no regular file or whose name is not
     that of a photograph.
     """
@@ -62,6 +63,9 @@ def list_photos(source: Path) -> list[Photo]:
             raise UserError(f"two photographs are {shown('/'.join(photo[2:]))}: {twice}")
     if empty:
         warn(f"no photographs in {some(empty)} of {source}: a class without any is left out")
+    trained = {photo.class_name for photo in photos if photo.split == "train"}
+    if untrained := sorted({photo.class_name for photo in photos} - trained):
+        warn(f"no photographs for training of the classes {some(untrained)} in {source}")
     return photos
 
 
@@ -216,7 +220,8 @@ def _check_end(archive: tarfile.TarFile) -> None:
 
 
 def _is_tar(path: Path) -> bool:
-    return path.is_file() and path.name.lower().endswith(_TARS)
+    is_hidden = path.name.startswith(".")
+    return path.is_file() and path.name.lower().endswith(_TARS) and not is_hidden
 
 
 def some(texts: list[str]) -> str:

@@ -1,5 +1,7 @@
 """Opens, lists and describes datasets that are prepared on disk in TFDS's ArrayRecord format."""
 
+import contextlib
+import io
 import json
 import math
 import os
@@ -83,8 +85,12 @@ def read_dataset(
 
     for file in ("dataset_info.json", "features.json"):
         records.check_readable(folder / file, name)
+    quiet = io.StringIO()  # for what TFDS prints of TensorFlow where it looks for a reason to fail
     try:
-        info: Any = tfds.builder_from_directory(folder).info
+        with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+            info: Any = tfds.builder_from_directory(folder).info
+        for stored in info.splits.values():
+            _ = stored.filepaths, stored.shard_lengths  # from a template, which may be damaged too
     except Exception as error:  # of many kinds, JSON's and protobuf's among them
         raise _not_understood(name, folder, error) from error
     if str(info.version) != folder.name:

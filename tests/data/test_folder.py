@@ -229,6 +229,16 @@ def test_a_class_folder_without_photographs_is_said(
     assert line.startswith(f"warning: no photographs in {names} of {source}: a class without")
 
 
+def test_a_class_that_is_not_trained_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """As where the folders of one split have the names of classes, of another their numbers."""
+    source = make_folder(tmp_path / "pets", {**PHOTOS, "val/n01/1.png": PHOTOS["train/cat/1.png"]})
+    (source / "._train.tar").write_bytes(b"of a Mac")
+    assert prepare_pets(source, tmp_path / "tfds").class_names == ("cat", "dog", "n01")
+    assert f"warning: no photographs for training of the classes n01 in {source}\n" in (
+        capsys.readouterr().err
+    )
+
+
 def pipe(path: Path) -> None:
     os.mkfifo(path)
 

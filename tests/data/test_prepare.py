@@ -157,9 +157,9 @@ HABITS += ("a folder for each", "unpacked, still .gz", "compressed, no suffix", 
 def test_files_are_known_by_their_content(
     tmp_path: Path, few_mnist: None, as_people_have: str
 ) -> None:
-    found = idx.find_files("mnist", make_idx_folder(tmp_path / "files", as_people_have))
-    assert list(found) == list(idx.url_infos("mnist"))
-    assert [idx._content(path) for path in found.values()] == list(FEW.values())
+    files = idx.find_files("mnist", make_idx_folder(tmp_path / "files", as_people_have))
+    assert list(files) == list(idx.url_infos("mnist"))
+    assert [idx._content(path) for path in files.values()] == list(FEW.values())
 
 
 def test_missing_and_damaged_files_are_named(tmp_path: Path, few_mnist: None) -> None:

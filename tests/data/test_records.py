@@ -109,6 +109,8 @@ CONTRADICTIONS = [
     ("dataset_info.json", '"1437"', '"99999999999999"'),
     ("dataset_info.json", '"name": "test"', '"name": "tess"'),
     ("dataset_info.json", '"name": "test"', '"name": "train"'),
+    ("dataset_info.json", "{FILEFORMAT}", "{FYLEFORMAT}"),
+    ("dataset_info.json", "{SHARD_X_OF_Y}", "{"),
     ("dataset_info.json", '"name": "digits"', '"name": "digit5"'),
     ("dataset_info.json", '"version": "1.0.0"', '"version": "1.0.1"'),
     ("dataset_info.json", '"featureKey": "label"', '"featureKey": "image"'),

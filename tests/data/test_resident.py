@@ -23,6 +23,25 @@ def flip_one_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
+def open_a_bracket(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:100] + b"(" + content[101:])  # in the header, which NumPy evaluates
+
+
+def noise(path: Path) -> None:
+    random = np.random.default_rng(0)
+    path.write_bytes(path.read_bytes()[:10] + random.bytes(path.stat().st_size - 10))
+
+
+def zeros(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def becomes_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 def empty(path: Path) -> None:
     path.write_bytes(b"")
 
@@ -61,7 +80,8 @@ def test_resident_decodes_once(digits: data.Dataset, monkeypatch: pytest.MonkeyP
     ("file", "damage"),
     [
         *product(("images.npy", "labels.npy"), (cut_short, flip_one_bit, other_shape)),
-        *product(("images.npy", "labels.npy", "json"), (Path.unlink, empty)),
+        *product(("images.npy", "labels.npy"), (open_a_bracket, noise)),
+        *product(("images.npy", "labels.npy", "json"), (Path.unlink, empty, zeros)),
     ],
 )
 def test_a_damaged_resident_file_is_decoded_again(
@@ -74,6 +94,8 @@ def test_a_damaged_resident_file_is_decoded_again(
     assert not resident.is_saved(digits, "test")
     assert same(data.load_resident(digits, "test"), good)
     assert resident.is_saved(digits, "test")
+    becomes_a_folder(path)  # which nothing can be written in place of
+    assert same(data.load_resident(digits, "test"), good)
 
 
 def test_stale_files_are_not_used(

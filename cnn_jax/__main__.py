@@ -23,7 +23,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from cnn_jax.cli import exit_on_user_error, usage_errors_in_one_line
+from cnn_jax.command_line import exit_on_user_error, parse_known, refuse_unknown
 from cnn_jax.commands import data
 from cnn_jax.commands.convolve import convolve
 from cnn_jax.commands.evaluate import evaluate
@@ -35,7 +35,6 @@ from cnn_jax.commands.plot import plot
 from cnn_jax.commands.reproduce import reproduce, verify_resume
 from cnn_jax.commands.shift import shift
 from cnn_jax.devices.process import check_devices, usual_promotion
-from cnn_jax.errors import UserError
 
 
 def _one_of(commands: Mapping[str, Callable[..., Any]], briefly: bool = False) -> Any:
@@ -98,18 +97,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the sub-command that the command line names."""
     arguments = sys.argv[1:] if arguments is None else arguments
     with exit_on_user_error():
-        with usage_errors_in_one_line():
-            run, others = tyro.cli(
-                _one_of(COMMANDS, briefly=not COMMANDS.keys() & set(arguments)),
-                prog="python -m cnn_jax",
-                description=__doc__,
-                args=arguments,
-                return_unknown_args=True,
-            )
-            if "flags" in run.keywords:
-                run = functools.partial(run, flags=others)
-            elif others:
-                raise UserError(f"unrecognized options: {' '.join(others)}")
+        commands = _one_of(COMMANDS, briefly=not COMMANDS.keys() & set(arguments))
+        run, others = parse_known(
+            commands, arguments, prog="python -m cnn_jax", description=__doc__
+        )
+        if "flags" in run.keywords:  # it hands them to a script
+            run = functools.partial(run, flags=others)
+        else:
+            refuse_unknown(commands, arguments, others)
         if run.func not in (data_command, plot):
             check_devices()
         with usual_promotion():

@@ -2,11 +2,8 @@
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
-import io
 import json
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,16 +17,17 @@ from rich.console import Console
 
 from cnn_jax import runs
 from cnn_jax.check import preflight as costs
-from cnn_jax.data import content_sha256
+from cnn_jax.check.start import check_start
+from cnn_jax.command_line import exit_on_user_error, outliving_readers, parse
 from cnn_jax.devices import group, parallel, process
 from cnn_jax.devices.signals import StopAsked, stop_requests
-from cnn_jax.errors import Stopped, UserError
+from cnn_jax.errors import Stopped, UserError, warn
 from cnn_jax.experiment import Experiment
-from cnn_jax.runs.checkpoint import quieten_orbax
+from cnn_jax.ranges import check_finite
 from cnn_jax.runs.environment import imported_scripts
 from cnn_jax.seeds import Several, Variant, folder_name, stack, unstacked
-from cnn_jax.step import init_state
 from cnn_jax.train import Options, train
+from cnn_jax.trained import describe_data
 
 Build = Callable[[Any, Path | None], Experiment]
 
@@ -57,7 +55,7 @@ def main(
 ) -> Any:
     """Train the experiment that the command line describes, or resume it.
 
-    Every field of the script's `Config`, of `train.Options`, `seeds.Several` and `Preflight` is a
+    Every field of the script's `Config`, of `options.Options`, `seeds.Several` and `Preflight` is a
     flag; `options` holds the defaults where the script wants others. A `UserError` ends the program
     with one line and exit code 2, a `Stopped` with one line and exit code 75.
 
@@ -65,11 +63,18 @@ def main(
         the final evaluation; a list of them if trainings ran one after the other; None if only the
         cost was asked for.
     """
-    with exit_on_user_error(), stop_requests() as stop_asked, process.usual_promotion():
+    with (
+        exit_on_user_error(),
+        outliving_readers(),
+        stop_requests() as stop_asked,
+        process.usual_promotion(),
+    ):
         script = runs.find_script(config_class, build)
         config, options, several, cost = _parse(script, config_class, options, arguments)
         options.check()
         variants = several.variants(config)
+        for variant in variants:
+            check_finite(dataclasses.replace(config, **variant))
         asks_for_cost = cost.preflight or cost.preflight_json
         if asks_for_cost and variants != [{}]:
             raise UserError("--preflight is for one training: leave out --seeds and --sweep")
@@ -100,8 +105,7 @@ def _parse(
         ],
     )
     about = (sys.modules[config_class.__module__].__doc__ or "").strip()
-    with usage_errors_in_one_line():
-        parsed: Any = tyro.cli(flags, args=arguments, description=about, prog=called_as(script))
+    parsed = parse(flags, arguments, description=about, prog=called_as(script))
     return parsed.recipe, parsed.run, parsed.seeds, parsed.preflight
 
 
@@ -187,6 +191,8 @@ def _train_variants(
         folders, results = [folder], unstacked(result)
     else:
         folders = [folder / folder_name(variant) for variant in variants]
+        for variant in variants:  # all of them, before the first is trained for hours
+            check_start(build(dataclasses.replace(config, **variant), options.data_dir), options)
         result = results = _train_in_turn(
             script, config, build, options, variants, folders, stop_asked
         )
@@ -233,83 +239,38 @@ def _train(
     stop_asked: StopAsked,
 ) -> Any:
     """Train in the run folder, or resume there if it holds this experiment's run."""
-    parallel.check_divides(experiment.batch_size, options.accumulate)
-    jax.eval_shape(lambda: init_state(experiment))  # refuses images that are too small
+    check_start(experiment, options)
     folder = options.workdir or runs.default_folder(script, config)
-    identity = runs.identity(script, config, _describe_data(experiment), several)
+    identity = runs.identity(script, config, describe_data(experiment), several)
     parallel.check_same({f"the dataset's {name}": x for name, x in identity["dataset"].items()})
-    with _claimed(folder, script, identity, options):
-        return train(experiment, folder, options, stop_asked)
+    with _claimed(folder, script, identity, options) as begin:
+        return train(experiment, folder, options, stop_asked, begin)
 
 
 @contextlib.contextmanager
 def _claimed(
     folder: Path, script: Path, identity: dict[str, Any], options: Options
-) -> Iterator[None]:
-    """Hold the run folder: the first process makes or locks it, and all end if it may not."""
+) -> Iterator[Callable[[int], None]]:
+    """Hold the run folder: the first process makes or locks it, and all end if it may not.
+
+    Yields `begin` of `runs.claim`, which in the other processes does nothing.
+    """
+
+    begin: Callable[[int], None] = lambda step: None  # noqa: E731
     with contextlib.ExitStack() as held:
         refusal = ""
         if parallel.is_primary():
             try:
                 claim = runs.claim(folder, script, identity, options, options.override_config)
-                held.enter_context(claim)
+                begin = held.enter_context(claim)
                 print(f"run folder: {folder}", flush=True)
             except UserError as error:
                 refusal = str(error)
         if refusal := parallel.from_primary(refusal):
             raise UserError(refusal)
-        runs.check(folder, script, identity)  # by every process: its flags may differ
+        # By every process: its flags may differ.
+        runs.check(folder, script, identity, options.override_config)
         if parallel.is_primary():
             for change in runs.environment_changes(folder):
-                print(f"warning: since this run began, {change}", file=sys.stderr)
-        yield
-
-
-def _describe_data(experiment: Experiment) -> dict[str, Any]:
-    """The name, hashes and sizes of a run's data. Raises UserError for an unknown split."""
-    data = experiment.dataset
-    return {
-        "name": data.name,
-        "version": data.version,
-        "sha256": data.statistics.sha256,  # of the pixels and labels of "train"
-        "eval_sha256": content_sha256(data, experiment.eval_split),
-        "train": data.num_examples(experiment.train_split),
-        "eval": data.num_examples(experiment.eval_split),
-    }
-
-
-@contextlib.contextmanager
-def usage_errors_in_one_line() -> Iterator[None]:
-    """Turn what tyro says of wrong flags, a box of several lines, into a `UserError`."""
-    output = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(output):
-            yield
-    except SystemExit as error:
-        if not error.code:  # --help
-            raise
-        words = "".join(c if c not in "╭╮╰╯│─" else " " for c in output.getvalue()).split()
-        raise UserError(" ".join(words)) from None
-
-
-@contextlib.contextmanager
-def exit_on_user_error() -> Iterator[None]:
-    """End the program with one line and an exit code on `UserError`, `Stopped` or a full disk."""
-    quieten_orbax()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    try:
-        yield
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        print(
-            f"error: the disk is full ({error}): free some space, then repeat the command",
-            file=sys.stderr,
-        )
-        raise SystemExit(2) from None
-    except Stopped as stop:
-        print(stop, file=sys.stderr)
-        raise SystemExit(Stopped.EXIT_CODE) from None
+                warn(f"since this run began, {change}")
+        yield begin

@@ -1,4 +1,6 @@
-"""The two ways in which a program ends early on purpose."""
+"""The ways in which a program speaks to its user: two early ends on purpose, and a warning."""
+
+import sys
 
 
 class UserError(ValueError):
@@ -17,3 +19,8 @@ class Stopped(Exception):
     """
 
     EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later
+
+
+def warn(text: str) -> None:
+    """Print a line about something that the user should know, and that stops nothing."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)

@@ -21,6 +21,7 @@ from cnn_jax.devices.process import usual_promotion
 from cnn_jax.errors import UserError
 from cnn_jax.losses import softmax_cross_entropy
 from cnn_jax.metrics import accuracy, top_k
+from cnn_jax.ranges import INT32_MAX, SEED_MAX, check_range, flag
 
 Variables = Mapping[str, Any]  # {"params": …, and other collections: the model's state}
 PerExample = Callable[[Array, Array], Array]  # (logits [B, classes], labels [B]) -> [B]
@@ -73,7 +74,7 @@ class Members:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that decides what a run computes. How it is carried out is `train.Options`.
+    """Everything that decides what a run computes. How it is carried out is `options.Options`.
 
     The first of `metrics` (higher is better) chooses the best checkpoint.
 
@@ -90,7 +91,7 @@ class Experiment:
     eval_split: str
     batch_size: int  # examples per step, over all devices
     steps: int
-    seed: int
+    seed: int  # 0 .. 2^32 - 1
     train_transforms: Sequence[Transform | ByLabel] = ()
     eval_transforms: Sequence[Transform] = ()
     loss: PerExample = softmax_cross_entropy
@@ -99,10 +100,9 @@ class Experiment:
     members: Members | None = None  # if set, their states are stacked on axis 0
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.steps < 1:
-            raise UserError(
-                f"batch size and steps must be at least 1, got {self.batch_size} and {self.steps}"
-            )
+        check_range("--batch-size", self.batch_size, least=1, most=INT32_MAX)
+        check_range("the number of steps", self.steps, least=1, most=INT32_MAX)
+        check_range("--seed", self.seed, least=0, most=SEED_MAX)
 
 
 def per_member(*axes: int | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -142,8 +142,20 @@ def epochs_to_steps(epochs: float, num_examples: int, batch_size: int) -> int:
     is dropped and `epochs` may be a fraction.
 
     Raises:
-        UserError: `epochs` or `batch_size` is not positive.
+        UserError: `epochs` or `batch_size` is not positive, or the steps are more than 2^31 - 1.
     """
-    if epochs <= 0 or batch_size < 1:
-        raise UserError(f"epochs and batch size must be positive, got {epochs} and {batch_size}")
+    check_range("--epochs", epochs, above=0)
+    check_range("--batch-size", batch_size, least=1, most=INT32_MAX)
+    most = INT32_MAX * batch_size / num_examples
+    if epochs > most:
+        raise UserError(
+            f"--epochs {epochs} are too many: a run has at most {INT32_MAX:,} steps, which are "
+            f"{most:,.0f} epochs of {num_examples:,} examples in batches of {batch_size:,}"
+        )
     return max(1, round(epochs * num_examples / batch_size))
+
+
+def check_not_negative(config: Any, *fields: str) -> None:
+    """Raise UserError if one of these fields of a config is below 0; it names the field's flag."""
+    for name in fields:
+        check_range(flag(name), getattr(config, name), least=0)

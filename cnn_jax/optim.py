@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from cnn_jax.errors import UserError
+from cnn_jax.ranges import INT32_MAX, check_range
 
 
 def alexnet_momentum(
@@ -31,7 +31,13 @@ def alexnet_momentum(
 
     `scaled_by` multiplies the rate, as `plateau` does. Chained before this transformation it would
     miss the decay, after it, it would scale the velocity.
+
+    Raises:
+        UserError: a rate or decay is negative, or `momentum` not in [0, 1).
     """
+    check_range("the learning rate", learning_rate, least=0)
+    check_range("the momentum", momentum, least=0, below=1)
+    check_range("the weight decay", weight_decay, least=0)
     return optax.chain(
         optax.add_decayed_weights(weight_decay),
         optax.identity() if scaled_by is None else scaled_by,
@@ -63,11 +69,9 @@ def plateau(
     Raises:
         UserError: `patience` is not at least 1, `reductions` is negative or `factor` not in (0, 1).
     """
-    if patience < 1 or reductions < 0 or not 0 < factor < 1:
-        raise UserError(
-            "a plateau needs patience of at least 1, reductions of at least 0 and a factor between "
-            f"0 and 1, got {patience}, {reductions} and {factor}"
-        )
+    check_range("the patience of a plateau", patience, least=1, most=INT32_MAX)
+    check_range("the reductions of a plateau", reductions, least=0, most=INT32_MAX)
+    check_range("the factor of a plateau", factor, above=0, below=1)
 
     def init(params: Any) -> PlateauState:
         del params
@@ -132,8 +136,9 @@ def diagonal_levenberg_marquardt(
     during the pass, with rates as in `lecun1998_rates` and one example per step.
 
     `with_curvature` puts the estimate in, before the first step too: until then h is 0 and every
-    parameter has the highest rate, rate / mu.
+    parameter has the highest rate, rate / mu. Raises UserError if `mu` is not positive.
     """
+    check_range("mu", mu, above=0)
 
     def init(params: Any) -> CurvatureState:
         return CurvatureState(jax.tree.map(jnp.zeros_like, params))
@@ -184,12 +189,12 @@ def shrinking(start: float, stop: float, epochs: int, steps_per_epoch: int) -> o
     1e-3 to 1e-6. Constant within an epoch; `stop` also after the last.
 
     Raises:
-        UserError: `epochs` or `steps_per_epoch` is not at least 1.
+        UserError: a rate is not positive, or `epochs` or `steps_per_epoch` not at least 1.
     """
-    if epochs < 1 or steps_per_epoch < 1:
-        raise UserError(
-            f"epochs and steps per epoch must be at least 1, got {epochs} and {steps_per_epoch}"
-        )
+    check_range("the first learning rate", start, above=0)
+    check_range("the last learning rate", stop, above=0)
+    check_range("the number of epochs", epochs, least=1)
+    check_range("the steps per epoch", steps_per_epoch, least=1)
     if epochs == 1:
         return optax.constant_schedule(start)
     by_epoch = optax.exponential_decay(start, epochs - 1, stop / start, end_value=stop)

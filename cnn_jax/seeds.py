@@ -21,11 +21,13 @@ from cnn_jax.devices.parallel import AXIS
 from cnn_jax.errors import UserError
 from cnn_jax.experiment import Experiment, Members
 from cnn_jax.models import count_parameters
+from cnn_jax.ranges import check_range
 from cnn_jax.step import TrainState, init_state, train_step
 
 Build = Callable[[Any, Path | None], Experiment]
 Variant = dict[str, Any]  # the fields of a config in which one training differs
 
+MOST = 1000  # trainings of one command, which are all described before the first begins
 SMALL = 2_000_000  # parameters; a larger network keeps the devices busy by itself
 
 
@@ -43,15 +45,20 @@ class Several:
         """The fields in which each training differs from `config`; [{}] for a single training.
 
         Raises:
-            UserError: --seeds is not positive, or --sweep names no field or no values of its type.
+            UserError: --seeds is not positive, --sweep names no field or no values of its type, or
+                the trainings are more than `MOST`.
         """
-        if self.seeds < 1:
-            raise UserError(f"--seeds must be at least 1, got {self.seeds}")
+        check_range("--seeds", self.seeds, least=1, most=MOST)
         if self.seeds > 1 and not hasattr(config, "seed"):
             raise UserError("--seeds needs an experiment whose Config has a seed")
-        numbers = range(self.seeds)
+        numbers, swept = range(self.seeds), self._swept(config)
+        if len(swept) * self.seeds > MOST:
+            raise UserError(
+                f"--sweep and --seeds ask for {len(swept) * self.seeds:,} trainings, and one "
+                f"command takes at most {MOST:,}: give fewer values or seeds"
+            )
         seeds = [{"seed": config.seed + n} for n in numbers] if self.seeds > 1 else [{}]
-        return [{**swept, **seed} for swept in self._swept(config) for seed in seeds]
+        return [{**values, **seed} for values in swept for seed in seeds]
 
     def _swept(self, config: Any) -> list[Variant]:
         if self.sweep is None:

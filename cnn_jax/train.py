@@ -1,12 +1,9 @@
 """The training loop. Its side effects go through `runs/checkpoint.py` and `runs/journal.py`."""
 
-import dataclasses
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +13,12 @@ from jax import Array
 from cnn_jax import runs
 from cnn_jax.devices import feed as feeds
 from cnn_jax.devices import parallel
-from cnn_jax.devices.dispatch import split_into_blocks
 from cnn_jax.devices.signals import StopAsked
-from cnn_jax.errors import Stopped, UserError
+from cnn_jax.errors import Stopped, UserError, warn
 from cnn_jax.evaluate.exact import make_evaluator
-from cnn_jax.experiment import Experiment, epochs_to_steps
+from cnn_jax.experiment import Experiment
 from cnn_jax.models import count_parameters
+from cnn_jax.options import Cadence, Options
 from cnn_jax.runs.arrays import sha256
 from cnn_jax.runs.checkpoint import Checkpoints
 from cnn_jax.runs.journal import Record, last_step, shown, write_json
@@ -30,66 +27,16 @@ from cnn_jax.step import TrainState, init_state, make_advance, mean_metrics, zer
 Evaluate = Callable[[TrainState], Mapping[str, Any]]
 
 
-@dataclass(frozen=True)
-class Options:
-    """How a run is carried out. The numbers change by no more than float32 rounding."""
-
-    # Run folder; the same command resumes what is there. Default: runs/EXPERIMENT-HASH.
-    workdir: Path | None = None
-    # Where prepared datasets lie. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
-    data_dir: Path | None = None
-    # Hold the dataset on the device, or stream it from disk.
-    feed: feeds.Kind = "auto"
-    # Threads that decode streamed images; 0: one per core.
-    readers: int = 0
-    # Steps that one call of the compiled function makes; the numbers of steps below are rounded up
-    # to multiples of it.
-    steps_per_dispatch: int = 10
-    # Split each batch into this many pieces, one after the other, to save memory. With batch
-    # normalisation this changes the result.
-    accumulate: int = 1
-    # Steps between lines of training metrics.
-    log_every: int = 100
-    # Steps between evaluations; 0: once per epoch.
-    eval_every: int = 0
-    # Steps between checkpoints; 0: once per epoch.
-    checkpoint_every: int = 0
-    # How many of the last checkpoints to keep; the best one at an evaluation is kept as well.
-    keep: int = 3
-    # Examples per evaluation batch.
-    eval_batch_size: int = 250
-    # Stop with a checkpoint once this step is reached; the same command without it goes on.
-    stop_at: int | None = None
-    # Go on with a run although its config was another, where that does not decide which examples a
-    # step sees (epochs, learning rate); both configs stay in config.json.
-    override_config: bool = False
-    # On GPUs, use only kernels that give the same bits every time, at some cost in speed.
-    deterministic: bool = False
-    # Join the cluster's other processes (SLURM, Open MPI, Kubernetes are detected).
-    distributed: bool = False
-    # host:port of process 0, where no cluster is detected.
-    coordinator: str | None = None
-    # Processes in all, with --coordinator.
-    num_processes: int | None = None
-    # This process's number from 0, with --coordinator.
-    process_id: int | None = None
-
-    def check(self) -> None:
-        """Raise UserError for a number out of range."""
-        for name, value in dataclasses.asdict(self).items():
-            least = 0 if name in ("readers", "eval_every", "checkpoint_every", "process_id") else 1
-            if isinstance(value, int) and not isinstance(value, bool) and value < least:
-                flag = "--" + name.replace("_", "-")
-                raise UserError(f"{flag} must be at least {least}, got {value}")
-
-
 def train(
     experiment: Experiment,
     folder: Path,
     options: Options,
     stop_asked: StopAsked = lambda dispatch: False,
+    begin: Callable[[int], object] = lambda step: None,
 ) -> dict[str, Any]:
     """Train to the experiment's last step, from the newest checkpoint in `folder` if there is one.
+
+    `begin` is called with the first step once the run can no longer be refused.
 
     Returns the exact evaluation of the final parameters, which is also written to `result.json`.
     Raises UserError if the batch does not divide by the devices or the loss is no longer finite,
@@ -102,16 +49,19 @@ def train(
     advance = make_advance(experiment, options.accumulate)
     evaluate = _make_evaluate(experiment, eval_feed, options.eval_batch_size)
     with _open_checkpoints(experiment, folder, options) as checkpoints:
-        first_step, state = _restore_or_init(experiment, folder, checkpoints)
+        first_step, state, metrics_jsonl = _restore_or_init(experiment, folder, checkpoints)
+        begin(first_step)
+        receipt = runs.receipt(folder, experiment.seed, options)
         if first_step == 0:
             state = _before_epoch(experiment, state, evaluate)
-        blocks = list(cadence.blocks(first_step))
-        placed = _place(experiment, train_feed, blocks, options.accumulate)
+        placed = _place(experiment, train_feed, cadence.blocks(first_step), options.accumulate)
         metrics: Mapping[str, Any] = {}
         done: Array | None = None
-        with Record(folder, first_step, experiment.steps, not parallel.is_primary()) as record:
+        quiet = not parallel.is_primary()
+        with Record(folder, first_step, experiment.steps, quiet, metrics_jsonl) as record:
             record.say(_opening_line(experiment, train_feed, first_step))
-            for index, ((start, step), block) in enumerate(zip(blocks, placed, strict=True)):
+            blocks = zip(cadence.blocks(first_step), placed, strict=True)
+            for index, ((start, step), block) in enumerate(blocks):
                 with record.dispatch(start, step):
                     dispatched = advance(state, train_feed.resident, block)
                 if done is not None:
@@ -131,7 +81,7 @@ def train(
                             state = _before_epoch(experiment, state, evaluate, metrics)
                         if due.checkpoint:
                             record.flush()  # lines before a checkpoint are not written again
-                            checkpoints.save(step, state, metrics)
+                            checkpoints.save(step, state, metrics, receipt, record.metrics_jsonl)
                 if due.stop:
                     checkpoints.wait()
                     raise _stopped(step, experiment, folder)
@@ -142,67 +92,6 @@ def train(
                 record.say(f"at step {step}, {eval_feed.split}: {shown(metrics)}")
     result = {"step": step, "split": eval_feed.split, **metrics}
     return _write_result(experiment, folder, result, state, first_step, started)
-
-
-class Due(NamedTuple):
-    """What the loop does after a dispatch."""
-
-    log: bool
-    evaluation: bool
-    new_epoch: bool  # the experiment's `before_epoch`
-    checkpoint: bool
-    stop: bool  # before the end, because a signal asked for it
-
-
-@dataclass(frozen=True)
-class Cadence:
-    """The steps after which the loop logs, evaluates and saves: multiples of these, and the last.
-
-    All but `epoch` are whole dispatches.
-    """
-
-    log: int
-    evaluation: int
-    checkpoint: int
-    epoch: int  # exact, since `before_epoch` is part of the experiment; 0 without it
-    dispatch: int
-    stop: int  # where this call ends
-    last: int  # where the experiment ends
-
-    @classmethod
-    def of(cls, experiment: Experiment, options: Options) -> "Cadence":
-        def whole_dispatches(steps: int) -> int:
-            return -(-steps // options.steps_per_dispatch) * options.steps_per_dispatch
-
-        examples = experiment.dataset.num_examples(experiment.train_split)
-        epoch = epochs_to_steps(1, examples, experiment.batch_size)
-        return cls(
-            log=whole_dispatches(options.log_every),
-            evaluation=whole_dispatches(options.eval_every or epoch),
-            checkpoint=whole_dispatches(options.checkpoint_every or epoch),
-            epoch=epoch if experiment.before_epoch else 0,
-            dispatch=options.steps_per_dispatch,
-            stop=min(experiment.steps, whole_dispatches(options.stop_at or experiment.steps)),
-            last=experiment.steps,
-        )
-
-    def blocks(self, first_step: int) -> Iterator[feeds.Block]:
-        """The steps of each dispatch, from `first_step` to `stop`."""
-        return split_into_blocks(first_step, self.stop, self.dispatch, self.epoch)
-
-    def due(self, step: int, stop_asked: bool = False) -> Due:
-        """What is due after `step`, the end of a dispatch."""
-        stops = stop_asked and step < self.stop
-        return Due(
-            log=self._is_time(step, self.log),
-            evaluation=self._is_time(step, self.evaluation),
-            new_epoch=self.epoch > 0 and step % self.epoch == 0 and step < self.last,
-            checkpoint=self._is_time(step, self.checkpoint) or step == self.stop or stops,
-            stop=stops,
-        )
-
-    def _is_time(self, step: int, every: int) -> bool:
-        return step % every == 0 or step == self.last
 
 
 def _open_feeds(experiment: Experiment, options: Options) -> tuple[feeds.Feed, feeds.Feed]:
@@ -220,35 +109,46 @@ def _make_evaluate(experiment: Experiment, feed: feeds.Feed, batch_size: int) ->
 
 def _open_checkpoints(experiment: Experiment, folder: Path, options: Options) -> Checkpoints:
     best = next(iter(experiment.metrics), None)
-    receipt = runs.receipt(folder, experiment.seed)
-    return Checkpoints(folder / "checkpoints", options.keep, best, receipt=receipt)
+    return Checkpoints(folder / "checkpoints", options.keep, best)
 
 
 def _restore_or_init(
     experiment: Experiment, folder: Path, checkpoints: Checkpoints
-) -> tuple[int, TrainState]:
-    """The step and state of the newest whole checkpoint, else step 0 and the initial state.
+) -> tuple[int, TrainState, str]:
+    """The step, state and lines of metrics of the newest whole checkpoint, else the initial state.
 
     Raises:
-        UserError: the checkpoints are damaged, or past the experiment's last step.
+        UserError: the checkpoints are damaged, of another run, or past the experiment's last step.
     """
-    warn = _warn if parallel.is_primary() else lambda _: None
+
+    def check(step: int, receipt: Mapping[str, Any]) -> None:
+        if (folder / "config.json").exists() and (phrases := runs.departures(folder, receipt)):
+            raise UserError(
+                f"checkpoint {checkpoints.folder / str(step)} is of another run than {folder} "
+                f"({'; '.join(phrases)}): remove it, or put back what was changed"
+            )
+
+    say = warn if parallel.is_primary() else lambda _: None
     state: TrainState = jax.jit(lambda: init_state(experiment))()
     parallel.check_equal("checkpoints", checkpoints.present())
-    newest = checkpoints.restore_newest(state, warn, set_aside=folder / "damaged")
+    newest = checkpoints.restore_newest(state, say, folder / "damaged", check)
     step, state = newest or (0, state)
     parallel.check_equal("newest whole checkpoint", step)
     if newest is None and (logged := last_step(folder)):
-        warn(f"no checkpoint in {folder}, whose metrics reach step {logged}: starting again")
+        say(f"no checkpoint in {folder}, whose metrics reach step {logged}: starting again")
     if step > experiment.steps:
         raise UserError(
             f"{folder} is at step {step}, past the {experiment.steps} that are asked for"
         )
-    return step, parallel.replicate(state)
+    metrics_jsonl = checkpoints.about(step)["metrics_jsonl"] if newest else ""
+    return step, parallel.replicate(state), metrics_jsonl
 
 
 def _place(
-    experiment: Experiment, feed: feeds.Feed, blocks: list[feeds.Block], accumulate: int
+    experiment: Experiment,
+    feed: feeds.Feed,
+    blocks: Iterable[feeds.Block],
+    accumulate: int,
 ) -> Iterator[dict[str, Array]]:
     """Read the training batches of each block ahead of use, and put them on the devices."""
     seed = experiment.members.seeds if experiment.members else experiment.seed
@@ -310,10 +210,6 @@ def _stopped(step: int, experiment: Experiment, folder: Path) -> Stopped:
 
 def _members(experiment: Experiment) -> int:
     return len(experiment.members.seeds) if experiment.members else 1
-
-
-def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def _check_finite(state: TrainState) -> None:

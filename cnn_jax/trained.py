@@ -7,8 +7,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 from cnn_jax import runs
+from cnn_jax.data import content_sha256
 from cnn_jax.devices import parallel
-from cnn_jax.errors import UserError
+from cnn_jax.errors import UserError, warn
 from cnn_jax.experiment import Experiment, Variables
 from cnn_jax.runs.checkpoint import Checkpoints
 from cnn_jax.seeds import Several, folder_name, stack
@@ -23,7 +24,13 @@ class Restored(NamedTuple):
     experiment: Experiment
     step: int
     state: TrainState  # NumPy arrays
-    receipt: dict[str, Any]  # what the checkpoint says of the run that wrote it
+    about: dict[str, Any]  # what else the checkpoint holds, see `Checkpoints.about`
+    changes: list[str]  # the differences between what it says of its run and what is here
+
+    def on_devices(self, run: str) -> "Trained":
+        """The network with its parameters on the devices, under the name `run`."""
+        params, model_state = parallel.replicate((self.state.params, self.state.model_state))
+        return Trained(run, self.step, self.experiment, params, model_state)
 
 
 class Trained(NamedTuple):
@@ -77,23 +84,63 @@ def restore(folder: Path, step: Step = None, data_dir: Path | None = None) -> Re
     if not (folder / "checkpoints").is_dir():
         raise UserError(f"{folder} has no checkpoint yet")
     best = next(iter(experiment.metrics), None)
+    like = jax.eval_shape(lambda: init_state(experiment))
     with Checkpoints(folder / "checkpoints", best=best, read_only=True) as checkpoints:
-        if step is None or step == "best":
-            step = checkpoints.best() if step else checkpoints.latest()
-        if step is None:
-            raise UserError(f"{folder} has no checkpoint yet, or none that was evaluated")
-        state = checkpoints.restore(step, like=jax.eval_shape(lambda: init_state(experiment)))
-        return Restored(experiment, step, state, checkpoints.about(step)["receipt"])
+        number, state, about = _read(checkpoints, step, like)
+    content = runs.describe(folder)
+    data = {"dataset": describe_data(experiment)}
+    changes = [
+        *runs.departures(folder, about["receipt"]),
+        *runs.changed_imports(about["receipt"].get("imports", {})),
+        *runs.identity_changes({"dataset": content["dataset"]}, data),
+    ]
+    return Restored(experiment, number, state, about, changes)
+
+
+def _read(checkpoints: Checkpoints, step: Step, like: Any) -> tuple[int, Any, dict[str, Any]]:
+    """Read a checkpoint: its step, state and what else it holds."""
+    while True:
+        if isinstance(step, int):
+            number = step
+        else:
+            number = checkpoints.best() if step else checkpoints.latest()
+        if number is None:
+            raise UserError(f"{checkpoints.folder} has no checkpoint yet, or none was evaluated")
+        try:
+            return number, checkpoints.restore(number, like), checkpoints.about(number)
+        except UserError:
+            # The run may be training, and have removed this one for a newer one.
+            checkpoints.refresh()
+            if isinstance(step, int) or number in checkpoints.steps():
+                raise
+
+
+def describe_data(experiment: Experiment) -> dict[str, Any]:
+    """The entry of an experiment's data in a receipt. Raises UserError for an unknown split."""
+    data = experiment.dataset
+    return {
+        "name": data.name,
+        "version": data.version,
+        "sha256": data.statistics.sha256,  # of the pixels and labels of "train"
+        "eval_sha256": content_sha256(data, experiment.eval_split),
+        "train": data.num_examples(experiment.train_split),
+        "eval": data.num_examples(experiment.eval_split),
+        "classes": list(data.class_names),
+        "mean": list(data.mean),
+        "std": list(data.std),
+    }
 
 
 def open_run(folder: Path, step: Step = None, data_dir: Path | None = None) -> Trained:
     """Put the parameters of a run's checkpoint on the devices; arguments and errors: `restore`'s.
 
-    Those of trainings side by side stay stacked.
+    Those of trainings side by side stay stacked. A warning names what is no longer as it was when
+    the run was trained: config, script, scripts that it imports, data.
     """
-    experiment, step, state, _ = restore(folder, step, data_dir)
-    params, model_state = parallel.replicate((state.params, state.model_state))
-    return Trained(str(folder), step, experiment, params, model_state)
+    restored = restore(folder, step, data_dir)
+    if restored.changes:
+        warn(f"{folder} is not as it was trained: {'; '.join(restored.changes)}")
+    return restored.on_devices(str(folder))
 
 
 def open_networks(folder: Path, step: Step = None, data_dir: Path | None = None) -> list[Trained]:

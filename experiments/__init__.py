@@ -18,3 +18,5 @@ if sys.argv[0] == "-m" and _program.count(".") == 1:
     for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(_number) is not signal.SIG_IGN:
             signal.signal(_number, _stop)
+# Before a script imports JAX, whose complaints of its environment variables become one line there.
+from cnn_jax import __version__ as __version__

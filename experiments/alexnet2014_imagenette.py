@@ -16,7 +16,7 @@ from cnn_jax.augment.basic import centre_crop, random_flip, resize
 from cnn_jax.augment.photographs import random_resized_crop
 from cnn_jax.cli import main
 from cnn_jax.data import load_dataset
-from cnn_jax.experiment import Experiment, epochs_to_steps
+from cnn_jax.experiment import Experiment, check_not_negative, epochs_to_steps
 from cnn_jax.models import AlexNet2014, narrowed
 from cnn_jax.train import Options
 
@@ -36,6 +36,7 @@ class Config:
 
 
 def build(config: Config, data_dir: Path | None = None) -> Experiment:
+    check_not_negative(config, "learning_rate", "weight_decay")
     dataset = load_dataset(config.dataset, data_dir)
     examples = dataset.num_examples(config.train_split)
     steps = epochs_to_steps(config.epochs, examples, config.batch_size)

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Literal
 
 import flax.linen as nn
-import jax.numpy as jnp
 import optax
 
 from cnn_jax.augment.basic import centre_crop, random_crop, random_flip
 from cnn_jax.cli import main
 from cnn_jax.data import load_dataset
-from cnn_jax.experiment import Experiment, epochs_to_steps
+from cnn_jax.experiment import Experiment, check_not_negative, epochs_to_steps
 from cnn_jax.models import AlexNet2014
 from cnn_jax.train import Options
 
@@ -40,6 +39,7 @@ class Config:
 
 
 def build(config: Config, data_dir: Path | None = None) -> Experiment:
+    check_not_negative(config, "peak_learning_rate", "warmup_epochs", "weight_decay", "clip_norm")
     dataset = load_dataset(config.dataset, data_dir)
     examples = dataset.num_examples(config.train_split)
     steps = epochs_to_steps(config.epochs, examples, config.batch_size)
@@ -49,7 +49,7 @@ def build(config: Config, data_dir: Path | None = None) -> Experiment:
         model=AlexNet2014(
             classes=len(dataset.class_names),
             kernel_init=nn.initializers.he_normal(),
-            dtype=jnp.dtype(config.dtype),
+            dtype=config.dtype,
         ),
         optimizer=optax.chain(
             optax.clip_by_global_norm(config.clip_norm),

@@ -20,6 +20,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from cnn_jax.command_line import exit_on_user_error
 from cnn_jax.models import (
     MLP,
     AlexNet2012,
@@ -281,7 +282,7 @@ def results() -> list[Result]:
 def load(name: str) -> Record | None:
     """The record of that name, None if there is none."""
     path = RECORDS / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def percent(values: Sequence[float]) -> str:
@@ -341,4 +342,5 @@ def show() -> None:
 
 
 if __name__ == "__main__":
-    show()
+    with exit_on_user_error():
+        show()

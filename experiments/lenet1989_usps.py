@@ -14,7 +14,7 @@ import optax
 
 from cnn_jax.cli import main
 from cnn_jax.data import load_dataset
-from cnn_jax.experiment import Experiment, epochs_to_steps
+from cnn_jax.experiment import Experiment, check_not_negative, epochs_to_steps
 from cnn_jax.losses import mean_squared_error
 from cnn_jax.models import LeNet1989
 from cnn_jax.train import Options
@@ -32,6 +32,7 @@ class Config:
 
 
 def build(config: Config, data_dir: Path | None = None) -> Experiment:
+    check_not_negative(config, "learning_rate")
     dataset = load_dataset(config.dataset, data_dir).scaled(-1, 1)
     examples = dataset.num_examples(config.train_split)
     return Experiment(

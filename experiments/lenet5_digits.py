@@ -16,7 +16,7 @@ import optax
 from cnn_jax.augment.basic import random_shift, resize
 from cnn_jax.cli import main
 from cnn_jax.data import load_dataset
-from cnn_jax.experiment import Experiment, epochs_to_steps
+from cnn_jax.experiment import Experiment, check_not_negative, epochs_to_steps
 from cnn_jax.models import LeNet5
 
 
@@ -33,6 +33,7 @@ class Config:
 
 
 def build(config: Config, data_dir: Path | None = None) -> Experiment:
+    check_not_negative(config, "peak_learning_rate")
     dataset = load_dataset(config.dataset, data_dir)
     steps = epochs_to_steps(
         config.epochs, dataset.num_examples(config.train_split), config.batch_size

@@ -14,7 +14,7 @@ import optax
 from cnn_jax.augment.basic import random_shift
 from cnn_jax.cli import main
 from cnn_jax.data import load_dataset
-from cnn_jax.experiment import Experiment, epochs_to_steps
+from cnn_jax.experiment import Experiment, check_not_negative, epochs_to_steps
 from cnn_jax.models import LeNet5
 
 
@@ -31,6 +31,7 @@ class Config:
 
 
 def build(config: Config, data_dir: Path | None = None) -> Experiment:
+    check_not_negative(config, "peak_learning_rate")
     dataset = load_dataset(config.dataset, data_dir)
     examples = dataset.num_examples(config.train_split)
     steps = epochs_to_steps(config.epochs, examples, config.batch_size)

@@ -14,8 +14,9 @@ import optax
 from cnn_jax.augment.basic import random_shift
 from cnn_jax.cli import main
 from cnn_jax.data import load_dataset
-from cnn_jax.experiment import Experiment, epochs_to_steps
+from cnn_jax.experiment import Experiment, check_not_negative, epochs_to_steps
 from cnn_jax.models import MLP
+from cnn_jax.ranges import check_range
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Config:
 
 
 def build(config: Config, data_dir: Path | None = None) -> Experiment:
+    check_not_negative(config, "peak_learning_rate")
+    check_range("--hidden-layers", config.hidden_layers, least=0, most=100)
     dataset = load_dataset(config.dataset, data_dir)
     examples = dataset.num_examples(config.train_split)
     steps = epochs_to_steps(config.epochs, examples, config.batch_size)

@@ -20,6 +20,7 @@ import numpy as np
 from cnn_jax.data import load_dataset, load_resident
 from cnn_jax.models import count_parameters
 from cnn_jax.models.neocognitron import PAPER, Constants, init, present, respond
+from cnn_jax.ranges import check_range
 from experiments.tools.report import program
 
 
@@ -34,6 +35,10 @@ class Config:
 
 
 def run(config: Config) -> dict[str, Any]:
+    check_range("--planes", config.planes, least=1, most=1000)
+    check_range("--presented", config.presented, least=1)
+    check_range("--labelled", config.labelled, least=1)
+    check_range("--penalty", config.penalty, above=0)
     started = time.monotonic()
     # The values that PAPER has, chosen for the patterns 0 to 4, do no better: 97.34 %.
     readings = {"initial": 0.1, "s_falloff": 0.6, "gain": 4.0}

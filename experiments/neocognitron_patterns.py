@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from cnn_jax.models.neocognitron import digits, init, present, respond, shifted
+from cnn_jax.ranges import check_range
 from experiments.tools.report import program
 
 _SLANT = (2, 2, 2, 1, 1, 1, 1, 0, 0, 0)  # pixels that each row moves to the right
@@ -38,6 +39,13 @@ class Config:
     presentations: int = 20  # of each pattern
     noise: int = 3  # pixels of 256 that are inverted in the form "noisy"
     out: Path | None = None  # a JSON file to write the record to
+
+
+def run_all(config: Config) -> dict[str, Any]:
+    check_range("--seeds", config.seeds, least=1)
+    check_range("--presentations", config.presentations, least=1, most=100_000)
+    check_range("--noise", config.noise, least=0, most=256)
+    return {"runs": [run(config, seed) for seed in range(config.seeds)]}
 
 
 def run(config: Config, seed: int) -> dict[str, Any]:
@@ -82,4 +90,4 @@ def _shares(answers: np.ndarray, planes: np.ndarray) -> dict[str, list[float]]:
 
 
 if __name__ == "__main__":
-    program(Config, lambda config: {"runs": [run(config, seed) for seed in range(config.seeds)]})
+    program(Config, run_all)

@@ -25,6 +25,7 @@ os.environ |= {
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {_QUICK}",
     "TFDS_DATA_DIR": f"{_SCRATCH.name}/data",
+    "XDG_STATE_HOME": f"{_SCRATCH.name}/state",
     "JAX_COMPILATION_CACHE_DIR": _SHARED,
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -113,17 +114,19 @@ def in_chromium(html: str, folder: Path, scripts: Mapping[str, str]) -> dict[str
     if not CHROMIUM:
         pytest.skip("there is no Chromium: apt-get install chromium")
     values = ", ".join(f"{name}: {script}" for name, script in scripts.items())
-    append = f'element("pre", {{ id: "values", text: JSON.stringify({{ {values} }}) }})'
+    made = f'{{ id: "values", textContent: JSON.stringify({{ {values} }}) }}'
+    append = f'Object.assign(document.createElement("pre"), {made})'
     file = folder / "page.html"
     file.write_text(
-        html.replace("</body>", f"<script>document.body.append({append})</script></body>")
+        html.replace("</body>", f"<script>document.body.append({append})</script></body>"),
+        encoding="utf-8",
     )
     flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"]
     command = [CHROMIUM, *flags, "--dump-dom", file.absolute().as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120)
     answer = re.search(r'<pre id="values">(.*?)</pre>', done.stdout, re.DOTALL)
     assert answer, f"the page's script failed\n{done.stderr[-2000:]}"
-    return json.loads(answer[1])
+    return json.loads(unescape(answer[1]))
 
 
 def content(html: str) -> str:
@@ -137,7 +140,7 @@ def in_node(html: str, folder: Path, script: str) -> Any:
     """Evaluate an expression after the forward pass alone, without a page around it."""
     if not NODE:
         pytest.skip("there is no Node.js")
-    (folder / "content.json").write_text(content(html))
+    (folder / "content.json").write_text(content(html), encoding="utf-8")
     document = "const text = require('fs').readFileSync('content.json', 'utf8');\n"
     document += "const document = { getElementById: () => ({ textContent: text }) };\n"
     forward = (page.TEMPLATE / "forward.js").read_text().replace('"use strict";', document)

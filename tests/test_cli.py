@@ -146,7 +146,7 @@ SCRIPT = Path(tiny.__file__)
 IDENTITY = runs.identity(SCRIPT, tiny.Config(), {"name": "digits"})
 
 
-def claim(folder: Path) -> contextlib.AbstractContextManager[None]:
+def claim(folder: Path) -> contextlib.AbstractContextManager[Any]:
     return runs.claim(folder, SCRIPT, IDENTITY, tiny.OPTIONS)
 
 
@@ -233,6 +233,9 @@ def test_a_run_says_what_it_was_made_of(tiny_run: Path) -> None:
         "eval_sha256": content_sha256(data, "test"),
         "train": 1437,
         "eval": 360,
+        "classes": list("0123456789"),
+        "mean": list(data.mean),
+        "std": list(data.std),
     }
     assert described["environment"]["devices"] == jax.device_count()
     assert described["environment"]["packages"].keys() >= set(receipt.ROOTS)
@@ -361,6 +364,7 @@ import sys
 sys.path.insert(0, {str(SCRIPT.parent)!r})
 import tiny
 tiny.main(tiny.Config, tiny.build, tiny.OPTIONS)
+import cnn_jax.__main__
 print({{"matplotlib", "scipy.stats"}} & sys.modules.keys())
 """
 

@@ -187,11 +187,29 @@ def test_plateau_factor() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"patience": 0}, {"reductions": -1}, {"factor": 1.0}, {"factor": 0.0}]
+    "wrong",
+    [{"patience": 0}, {"patience": 2**31}, {"reductions": -1}, {"factor": 1.0}, {"factor": 0.0}],
 )
 def test_a_plateau_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="a plateau needs"):
+    with pytest.raises(UserError, match=f"the {next(iter(wrong))} of a plateau must be"):
         plateau(**{"patience": 2, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: alexnet_momentum(-0.1), "learning rate must be at least 0"),
+        (lambda: alexnet_momentum(np.inf), "learning rate must be a finite number"),
+        (lambda: alexnet_momentum(0.1, momentum=1.0), "momentum must be at least 0 and below 1"),
+        (lambda: alexnet_momentum(0.1, weight_decay=-1e-4), "weight decay must be at least 0"),
+        (lambda: diagonal_levenberg_marquardt(0.1, mu=0.0), "mu must be above 0"),
+        (lambda: optim.shrinking(0.0, 0.1, 3, 5), "first learning rate must be above 0"),
+        (lambda: optim.shrinking(0.1, -0.1, 3, 5), "last learning rate must be above 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make()
 
 
 def curved_rule(rate: Callable[[int], float], mu: float, curvature: Callable[[int], Flat]) -> Flat:

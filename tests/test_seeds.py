@@ -173,7 +173,7 @@ def test_a_sweep_reads_values_as_the_field_is_declared() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["--seeds", "0"], "--seeds must be at least 1 and at most 1,000, got 0"),
         (["--sweep", "rate=1,2"], "--sweep is FIELD=VALUE,VALUE,... with a field of dataset, "),
         (["--sweep", "learning_rate"], "got 'learning_rate'"),
         (["--sweep", "learning_rate=0.1,0.1"], "names a value twice"),

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax.errors import UserError
+from cnn_jax.ranges import check_range
 
 Transform = Callable[[jax.Array | None, jax.Array], jax.Array]
 
@@ -38,10 +39,15 @@ def pad(top: int, bottom: int, left: int, right: int) -> Transform:
 
 
 def resize(height: int, width: int | None = None) -> Transform:
-    """Resize to float32 [height, width or height, C], bilinear, antialiased when it shrinks."""
+    """Resize to float32 [height, width or height, C], bilinear, antialiased when it shrinks.
+
+    Raises UserError for a size below 1.
+    """
+    check_range("the height to resize to", height, least=1)
+    check_range("the width to resize to", height if width is None else width, least=1)
 
     def transform(key: jax.Array | None, image: jax.Array) -> jax.Array:
-        shape = (height, width or height, image.shape[-1])
+        shape = (height, height if width is None else width, image.shape[-1])
         return jax.image.resize(image.astype(jnp.float32), shape, "bilinear")
 
     return transform
@@ -115,12 +121,16 @@ def random_crop(size: int) -> Transform:
 def random_shift(max_pixels: int) -> Transform:
     """Move the image by a uniform -max_pixels .. max_pixels along each axis; zeros move in.
 
-    Raises UserError if max_pixels is negative.
+    Raises UserError if max_pixels is negative, and the transform if it is more than the image has.
     """
-    if max_pixels < 0:
-        raise UserError(f"max_pixels must be 0 or more, got {max_pixels}")
+    check_range("the largest shift", max_pixels, least=0)
 
     def transform(key: jax.Array | None, image: jax.Array) -> jax.Array:
+        height, width, _ = image.shape
+        if max_pixels > max(height, width):
+            raise UserError(
+                f"images of {height} x {width} pixels cannot be shifted by up to {max_pixels}"
+            )
         padded = jnp.pad(image, ((max_pixels, max_pixels), (max_pixels, max_pixels), (0, 0)))
         top, left = jax.random.randint(require_key(key), (2,), 0, 2 * max_pixels + 1)
         return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
@@ -139,6 +149,7 @@ def random_flip() -> Transform:
 
 def _check_crop(size: int, shape: tuple[int, ...]) -> tuple[int, int, int]:
     height, width, channels = shape
+    check_range("the size of a crop", size, least=1)
     if size > min(height, width):
         raise UserError(f"cannot crop {size} x {size} from an image of {height} x {width}")
     return height, width, channels

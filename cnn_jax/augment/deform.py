@@ -20,6 +20,7 @@ from jax.typing import ArrayLike
 
 from cnn_jax.augment.basic import Transform, require_key
 from cnn_jax.errors import UserError
+from cnn_jax.ranges import check_range
 
 
 def random_deformation(
@@ -37,18 +38,12 @@ def random_deformation(
 
     Raises:
         UserError: a range is negative, `scale` is not below 1 or `shear` not below 90 degrees,
-            `sigma` is not positive, or `alpha` is given without `sigma`. The transform itself
-            raises ValueError without a key.
+            `sigma` is not positive or above 1,000, or `alpha` is given without `sigma`. The
+            transform itself raises ValueError without a key.
     """
     ranges: dict[str, Any] = {"shift": shift, "scale": scale, "shear": shear, "rotation": rotation}
     ranges["alpha"] = alpha
-    for name, value in ranges.items():
-        if not value >= 0:
-            raise UserError(f"{name} is a half-width and must be 0 or more, got {value}")
-    if scale >= 1 or shear >= 90:
-        raise UserError(f"scale must be below 1 and shear below 90, got {scale} and {shear}")
-    if sigma is not None and not sigma > 0:
-        raise UserError(f"sigma must be positive, got {sigma}")
+    _check_ranges(**ranges, sigma=sigma)
     if alpha > 0 and sigma is None:
         raise UserError("alpha needs sigma, the smoothness of the elastic field in pixels")
 
@@ -91,8 +86,10 @@ def deform(
         float32 [H, W, C], bilinear between the pixels of `image`, 0 outside it.
 
     Raises:
+        UserError: a range that is not traced is out of the limits of `random_deformation`.
         ValueError: `alpha` is given without `sigma`.
     """
+    _check_ranges(shift, scale, shear, rotation, alpha, sigma)
     height, width, _ = image.shape
     affine_key, elastic_key = jax.random.split(key)
     rows, columns = jnp.arange(height, dtype=jnp.float32)[:, None], jnp.arange(width)[None]
@@ -114,6 +111,19 @@ def deform(
         rotation=rotation * u[5],
     )
     return resample(image, rows, columns)
+
+
+def _check_ranges(
+    shift: Any, scale: Any, shear: Any, rotation: Any, alpha: Any, sigma: float | None
+) -> None:
+    """Raise UserError for a range out of its limits; those that are traced are not looked at."""
+    # From these limits on a point's place in the original would be infinite.
+    limits = {"scale": (scale, 1), "shear": (shear, 90)}
+    for name, (value, limit) in limits.items():
+        check_range(name, value, least=0, below=limit)
+    for name, value in {"shift": shift, "rotation": rotation, "alpha": alpha}.items():
+        check_range(name, value, least=0)
+    check_range("sigma", sigma, above=0, most=1000)
 
 
 def affine_sources(

@@ -5,7 +5,7 @@ not rounded. Colours are in units of [0, 1], like the mean and deviation of a da
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from cnn_jax.augment.basic import Transform, require_key
 from cnn_jax.data import cache
 from cnn_jax.data.datasets import Dataset
 from cnn_jax.data.statistics import MAX_EXAMPLES
+from cnn_jax.ranges import check_range
 
 _ATTEMPTS = 10  # to draw a rectangle that fits, as in torchvision
 _EXACT = jax.lax.Precision.HIGHEST  # else accelerators round pixels to 10 bits or fewer
@@ -34,7 +35,10 @@ def random_resized_crop(
 
     Resizing is bilinear, antialiased where it shrinks, and uses no pixel outside the rectangle: as
     in Pillow, which torchvision uses, but without rounding to whole numbers.
+
+    Raises UserError for a size below 1.
     """
+    check_range("the size of a crop", size, least=1)
 
     def transform(key: jax.Array | None, image: jax.Array) -> jax.Array:
         place, shape = _rectangle(require_key(key), image.shape[:2], scale, ratio)
@@ -128,13 +132,23 @@ def measure_colours(dataset: Dataset) -> Colours:
     """
     if dataset.folder is None:
         return _measure(dataset)
-    measured = cache.remember(
+    channels = dataset.image_shape[-1]
+
+    def parse(values: dict[str, Any]) -> Colours:
+        mean, covariance = (np.array(values[name], np.float64) for name in Colours._fields)
+        if mean.shape != (channels,) or covariance.shape != (channels, channels):
+            raise ValueError(f"shapes {mean.shape} and {covariance.shape}, not {channels} channels")
+        if not (np.all(np.isfinite(mean)) and np.all(np.isfinite(covariance))):
+            raise ValueError("numbers that are not finite")
+        return Colours(mean, covariance)
+
+    return cache.remember(
         dataset.name,
         dataset.folder,
         f"colours-{'x'.join(map(str, dataset.image_shape))}.json",
         lambda: {name: value.tolist() for name, value in _measure(dataset)._asdict().items()},
+        parse,
     )
-    return Colours(np.array(measured["mean"]), np.array(measured["covariance"]))
 
 
 def _measure(dataset: Dataset) -> Colours:

@@ -18,6 +18,7 @@ import numpy as np
 
 from cnn_jax import runs
 from cnn_jax.errors import UserError
+from cnn_jax.ranges import check_range
 from cnn_jax.runs.arrays import to_stored
 from cnn_jax.runs.journal import last_step
 from cnn_jax.trained import restore
@@ -60,8 +61,7 @@ def verify_resume(
         UserError: `scratch` is not empty, the script fails, or it ends before it was killed `kills`
             times.
     """
-    if kills < 0:
-        raise UserError(f"--kills must be at least 0, got {kills}")
+    check_range("--kills", kills, least=0, most=1000)
     straight, killed = scratch / "straight", scratch / "killed"
     if scratch.exists() and any(scratch.iterdir()):
         raise UserError(f"{scratch} is not empty: choose another --scratch")
@@ -134,7 +134,9 @@ def differing(one: Path, other: Path) -> list[str]:
     names = [n for n in {**states[0], **states[1]} if states[0].get(n) != states[1].get(n)]
     metrics = [(folder / "metrics.jsonl").read_bytes() for folder in (one, other)]
     names += ["metrics.jsonl"] * (metrics[0] != metrics[1])
-    results = [json.loads((folder / "result.json").read_text()) for folder in (one, other)]
+    results = [
+        json.loads((folder / "result.json").read_text(encoding="utf-8")) for folder in (one, other)
+    ]
     for result in results:
         del result["seconds"], result["resumed_from"]
     return names + ["result.json"] * (results[0] != results[1])
@@ -142,7 +144,7 @@ def differing(one: Path, other: Path) -> list[str]:
 
 def _steps(folder: Path) -> int:
     """The step at which a finished run ended."""
-    return json.loads((folder / "result.json").read_text())["step"]
+    return json.loads((folder / "result.json").read_text(encoding="utf-8"))["step"]
 
 
 def _by_name(state: Any) -> dict[str, bytes]:
@@ -180,13 +182,13 @@ def _start(script: Path, arguments: Sequence[str], folder: Path) -> subprocess.P
     }
     log = folder.parent / f"{folder.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file:
+    with log.open("a", encoding="utf-8") as file:
         return subprocess.Popen(
             [*runs.command(script, arguments), "--workdir", str(folder)],
             env={**os.environ, **runs.search_path(), **cache},
             stdout=file,
             stderr=file,
-            text=True,
+            encoding="utf-8",
         )
 
 

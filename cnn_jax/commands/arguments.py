@@ -1,7 +1,7 @@
 """Arguments that several commands take, with their help texts, and how commands print results."""
 
 import json as json_module
-import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -64,21 +64,34 @@ BatchSize = Annotated[
 Out = Annotated[Path | None, argument("DIR", default="write no files")]
 
 
-def check_out(folder: Path | None) -> None:
-    """Check, before anything is computed, that `folder` is new or empty and can be written.
+def check_out(out: Path | None, suffixes: Sequence[str] = (), flag: str = "--out") -> None:
+    """Check, before anything is computed, that `out` can be written and overwrites nothing.
+
+    Args:
+        suffixes: those of the file that will be written; without any it is a folder, new or empty.
 
     Raises:
-        UserError: it is not or cannot.
+        UserError: it cannot, or would.
     """
-    if folder is None:
+    if out is None:
         return
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out {folder} is not a folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"--out {folder} is not empty: choose another, or remove it")
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-        raise UserError(f"--out {folder} cannot be made: {nearest} cannot be written to")
+    if suffixes and out.suffix not in suffixes:
+        wanted = " or ".join(", ".join(suffixes).rsplit(", ", 1))
+        raise UserError(f"{flag} must end in {wanted}, got {out}")
+    if out.is_symlink() and not out.exists():
+        raise UserError(f"{flag} {out} is a link to nothing: remove it, or choose another")
+    if out.exists() and suffixes:
+        raise UserError(f"{flag} {out} exists: choose another, or remove it")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{flag} {out} is not a folder")
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"{flag} {out} is not empty: choose another, or remove it")
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(f"{flag} {out} cannot be made in {there}: {error.strerror}") from error
 
 
 def layer_table(rows: Mapping[str, Sequence[str]], *columns: str) -> Table:

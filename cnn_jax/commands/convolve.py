@@ -6,9 +6,8 @@ from typing import Annotated
 import numpy as np
 import tyro
 
+from cnn_jax.command_line import local_path
 from cnn_jax.commands.arguments import DataDir, Flag, Out, argument, check_out
-from cnn_jax.figures import convolution as figures
-from cnn_jax.figures import save
 from cnn_jax.see.convolution import Convolution, kernel_of
 from cnn_jax.see.convolution import convolve as convolved
 from cnn_jax.see.images import open_image
@@ -41,11 +40,14 @@ def convolve(
         out: New or empty folder for the figures (PNG), the animation (GIF) and feature_map.npy.
     """
     check_out(out)
-    result = convolved(open_image(image, data_dir), kernel_of(kernel))
+    result = convolved(open_image(str(local_path(image)), data_dir), kernel_of(kernel))
     place = result.strongest if at is None else at
     text = spelled(result, place)
     name = kernel if len(kernel) <= 20 else "given"
     if out is not None:
+        from cnn_jax.figures import convolution as figures
+        from cnn_jax.figures import save
+
         out.mkdir(parents=True, exist_ok=True)
         parts = (result.image, result.kernel, result.feature_map, name)
         save(figures.one_place(*parts, place, text), out / "convolution.png")

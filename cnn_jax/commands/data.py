@@ -5,6 +5,7 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cnn_jax import data
@@ -25,8 +26,8 @@ def prepare(
 
     Args:
         name: One of mnist, fashion_mnist and usps; or a TFDS name; or folder/NAME for a folder or
-            tar of your own that contains SPLIT/CLASS/*.jpg.
-        manual_dir: Folder of the original files; required for folder/NAME.
+            tar of your own that contains SPLIT/CLASS/*.jpg or *.png (transparent is white).
+        manual_dir: Folder of the original files, compressed or not; required for folder/NAME.
         size: For folder/NAME: scale the shorter side to this and crop the central square.
         channels: For folder/NAME: 3 for colour, 1 for grey.
     """
@@ -38,7 +39,7 @@ def list_all(data_dir: DataDir = None) -> None:
     """List the datasets that are prepared, and those that can be."""
     table = Table("dataset", "version", "splits")
     for name, version, splits in data.list_datasets(data_dir):
-        table.add_row(name, version, splits)
+        table.add_row(*map(escape, (name, version, splits)))
     Console().print(table)
 
 

@@ -2,7 +2,7 @@
 
 import json as json_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -22,11 +22,14 @@ from cnn_jax.commands.arguments import (
 )
 from cnn_jax.devices.feed import Kind
 from cnn_jax.errors import UserError
-from cnn_jax.evaluate import report
 from cnn_jax.evaluate.predict import views_of
-from cnn_jax.evaluate.report import Assessment
 from cnn_jax.evaluate.scores import Estimate
 from cnn_jax.trained import open_networks
+
+if TYPE_CHECKING:
+    from cnn_jax.evaluate.report import Assessment
+
+MOST_VIEWS = 20_000  # a grid of 100 x 100
 
 
 def evaluate(
@@ -60,10 +63,14 @@ def evaluate(
         raise UserError("give at least one run folder")
     if batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, got {batch_size}")
+    if views > MOST_VIEWS:
+        raise UserError(f"--views must be at most {MOST_VIEWS}, got {views}")
     check_out(out)
     networks = [network for folder in runs for network in open_networks(folder, step, data_dir)]
     for network in networks:
         views_of(network, views)
+    from cnn_jax.evaluate import report
+
     if committee:
         report.check_committee(networks, split)
     assessments = [report.assess(network, split, views, batch_size, feed) for network in networks]
@@ -78,7 +85,7 @@ def evaluate(
         _show(assessments)
 
 
-def _show(assessments: list[Assessment]) -> None:
+def _show(assessments: "list[Assessment]") -> None:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("run", overflow="fold")
     table.add_column("step", justify="right", no_wrap=True)

@@ -15,8 +15,6 @@ from cnn_jax.commands.arguments import (
     check_out,
     layer_table,
 )
-from cnn_jax.figures import maps as figures
-from cnn_jax.figures import save
 from cnn_jax.see.layers import chosen
 from cnn_jax.see.layers import kernels as kernels_of
 from cnn_jax.trained import open_network
@@ -42,6 +40,8 @@ def kernels(
     values_of = kernels_of(open_network(run, member, step, data_dir))
     shown = chosen(values_of, layers)
     if out is not None:
+        from cnn_jax.figures import save
+
         out.mkdir(parents=True, exist_ok=True)
         for number, (name, values) in enumerate(values_of.items(), start=1):
             if name in shown:
@@ -61,6 +61,8 @@ def kernels(
 
 
 def _figure(name: str, values: np.ndarray) -> Any:
+    from cnn_jax.figures import maps as figures
+
     height, width, inputs, outputs = values.shape
     size = f"{height}x{width}"
     if inputs == 1:

@@ -19,8 +19,6 @@ from cnn_jax.commands.arguments import (
     layer_table,
 )
 from cnn_jax.errors import UserError
-from cnn_jax.figures import maps as figures
-from cnn_jax.figures import save
 from cnn_jax.see.images import example, open_file
 from cnn_jax.see.layers import chosen, look
 from cnn_jax.trained import Trained, open_network
@@ -60,6 +58,9 @@ def maps(
     verdict = f"{names[likeliest]} ({100 * seen.probabilities[likeliest]:.1f} %)"
     truth = "" if label is None else f", labelled {names[label]}"
     if out is not None:
+        from cnn_jax.figures import maps as figures
+        from cnn_jax.figures import save
+
         out.mkdir(parents=True, exist_ok=True)
         title = f"seen as {verdict}{truth}"
         figure = figures.prediction(pixels, seen.probabilities, names, title)
@@ -95,6 +96,8 @@ def _image(
 
 
 def _figure(name: str, values: np.ndarray, classes: tuple[str, ...]) -> Any:
+    from cnn_jax.figures import maps as figures
+
     if values.ndim == 3:
         height, width, count = values.shape
         title = f"{name}: {count} feature map{'s' * (count > 1)} of {height}x{width}"

@@ -1,7 +1,7 @@
 """`maximize`: find the image patches that excite a unit most."""
 
 import json as json_module
-from typing import Annotated
+from typing import Annotated, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -20,8 +20,6 @@ from cnn_jax.commands.arguments import (
     argument,
     check_out,
 )
-from cnn_jax.figures import patches as figures
-from cnn_jax.figures import save
 from cnn_jax.see.maximize import Excited
 from cnn_jax.see.maximize import maximize as maximized
 from cnn_jax.trained import open_network
@@ -82,8 +80,12 @@ def maximize(
         ],
     }
     if out is not None:
+        from cnn_jax.figures import save
+
         out.mkdir(parents=True, exist_ok=True)
-        (out / "maximize.json").write_text(json_module.dumps(content, indent=1) + "\n")
+        (out / "maximize.json").write_text(
+            json_module.dumps(content, indent=1) + "\n", encoding="utf-8"
+        )
         save(drawn(strongest, f"{layer}, unit {unit}: strongest in {split}"), out / "patches.png")
     if json:
         print(json_module.dumps(content))
@@ -98,8 +100,10 @@ def maximize(
     Console().print(table)
 
 
-def drawn(patches: list[Excited], title: str) -> figures.Figure:
+def drawn(patches: list[Excited], title: str) -> Any:
     """A figure of the patches, each with the number of its example and the activation."""
+    from cnn_jax.figures import patches as figures
+
     captions = [f"no. {patch.index}: {patch.activation:.2f}" for patch in patches]
     images, boxes = [patch.image for patch in patches], [patch.box for patch in patches]
     return figures.patches(images, boxes, captions, title)

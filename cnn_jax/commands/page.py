@@ -3,8 +3,17 @@
 from pathlib import Path
 from typing import Annotated
 
-from cnn_jax.commands.arguments import Flag, Names, RunDataDir, Runs, Split, Step, argument
-from cnn_jax.errors import UserError
+from cnn_jax.atomic_write import atomic_write
+from cnn_jax.commands.arguments import (
+    Flag,
+    Names,
+    RunDataDir,
+    Runs,
+    Split,
+    Step,
+    argument,
+    check_out,
+)
 from cnn_jax.see.page import make_page
 from cnn_jax.trained import open_named
 
@@ -30,13 +39,9 @@ def page(
         examples: Number of images of the split on the page.
         half: Store weights as int16, which halves the file. Done anyway where it is too large.
     """
-    if out.suffix != ".html":
-        raise UserError(f"--out must end in .html, got {out}")
-    if out.exists():
-        raise UserError(f"{out} exists: choose another --out")
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.parent}")
+    check_out(out, (".html",))
     networks = open_named(runs, names, step, data_dir)
     html = make_page(networks, split, examples, half)
-    out.write_text(html, encoding="utf-8")
+    with atomic_write(out) as file:
+        file.write(html.encode())
     print(f"{out} ({len(html.encode()) / 1e6:.1f} MB)")

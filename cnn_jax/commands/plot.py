@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Annotated
 
-from cnn_jax.commands.arguments import Runs, argument
+from cnn_jax.commands.arguments import Runs, argument, check_out
 from cnn_jax.errors import UserError
-from cnn_jax.evaluate.summary import draw_curves
-from cnn_jax.figures import save
 
 
 def plot(
@@ -24,10 +22,10 @@ def plot(
     """
     if not runs:
         raise UserError("give at least one run folder")
-    if out.suffix not in (".png", ".svg", ".pdf"):
-        raise UserError(f"--out must end in .png, .svg or .pdf, got {out}")
-    if out.exists():
-        raise UserError(f"{out} exists: choose another --out")
+    check_out(out, (".png", ".svg", ".pdf"))
+    from cnn_jax.evaluate.summary import draw_curves
+    from cnn_jax.figures import save
+
     figure = draw_curves(runs, metric)
     out.parent.mkdir(parents=True, exist_ok=True)
     save(figure, out)

@@ -14,7 +14,8 @@ from rich.table import Table
 
 from cnn_jax.check import reproduce as reproduction
 from cnn_jax.check import resume as verification
-from cnn_jax.commands.arguments import Flag, RunDataDir, argument
+from cnn_jax.command_line import local_path
+from cnn_jax.commands.arguments import Flag, RunDataDir, argument, check_out
 from cnn_jax.errors import UserError
 
 
@@ -29,8 +30,9 @@ def reproduce(
 
     The results are compared with those that the run recorded. In the same environment all figures
     and parameters must agree to the last bit. Where the environment differs, the differences are
-    printed, and evaluations must agree within 0.0001, retrained runs within 0.005 or two standard
-    errors. The exit code is 0 for a match, 1 for a mismatch.
+    printed, and evaluations must agree within 0.0001, retrained runs within twice the standard
+    error of a difference between two networks on that many examples. The exit code is 0 for a
+    match, 1 for a mismatch.
 
     Args:
         run: Run folder; or a record such as experiments/results/lenet5_digits.json, whose runs are
@@ -47,9 +49,11 @@ def reproduce(
             continue
         for difference in comparison.differences:
             Console().print(f"environment: {difference}", highlight=False, soft_wrap=True)
-        table = Table("", "recorded", "now", "", title=comparison.run)
-        for name, then, now, matches in comparison.rows:
-            table.add_row(name, *map(_brief, (then, now)), "match" if matches else "MISMATCH")
+        table = Table("", "recorded", "now", "allowed", "", title=comparison.run)
+        for name, then, now, allowed, matches in comparison.rows:
+            bound = f"± {allowed:.2g}" if allowed else ""
+            verdict = "match" if matches else "MISMATCH"
+            table.add_row(name, *map(_brief, (then, now)), bound, verdict)
         Console().print(table)
         print("match" if comparison.matches else "mismatch")
     if not all(comparison.matches for comparison in comparisons):
@@ -74,7 +78,8 @@ def verify_resume(
         kills: Number of kills, at random instants; every second one hits a checkpoint being saved.
         scratch: New or empty folder for the two runs; it is kept.
     """
-    script = _find_script(experiment)
+    check_out(scratch, flag="--scratch")
+    script = _find_script(str(local_path(experiment)))
     with contextlib.ExitStack() as stack:
         folder = scratch or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         verdict = verification.verify_resume(script, flags, kills, folder)

@@ -24,6 +24,7 @@ from cnn_jax.commands.arguments import (
     argument,
     check_out,
 )
+from cnn_jax.errors import UserError
 from cnn_jax.evaluate.shift import (
     CorruptionSweep,
     Padding,
@@ -32,8 +33,6 @@ from cnn_jax.evaluate.shift import (
     sweep_corruptions,
     sweep_shifts,
 )
-from cnn_jax.figures import save
-from cnn_jax.figures import shift as figures
 from cnn_jax.trained import open_named
 
 
@@ -66,11 +65,19 @@ def shift(
         json: Print JSON instead of tables.
     """
     kinds = () if corruption is None else _corruptions(corruption)
-    shift_offsets(max_shift, stride)
+    shift_offsets(min(max_shift, 1), min(stride, 1))
+    if stride > max(max_shift, 1):
+        raise UserError(f"--stride {stride} is larger than --max-shift {max_shift}")
     check_out(out)
     opened = open_named(runs, names, step, data_dir)
     for trained in opened.values():
-        trained.experiment.dataset.num_examples(split or trained.experiment.eval_split)
+        dataset = trained.experiment.dataset
+        dataset.num_examples(split or trained.experiment.eval_split)
+        most = max(*dataset.image_shape[:2], 12)
+        if max_shift > most:
+            raise UserError(
+                f"--max-shift {max_shift} moves the images of {trained.run} out of sight"
+            )
 
     sweeps: dict[str, Any] = {}
     console = Console(stderr=True)
@@ -91,9 +98,11 @@ def shift(
 
     content = {"runs": [{"name": name} | sweep.to_json() for name, sweep in sweeps.items()]}
     if out is not None:
+        from cnn_jax.figures import save
+
         out.mkdir(parents=True, exist_ok=True)
         file = "corruption.json" if kinds else "shift.json"
-        (out / file).write_text(json_module.dumps(content) + "\n")
+        (out / file).write_text(json_module.dumps(content) + "\n", encoding="utf-8")
         for file, figure in (_corruption_figures if kinds else shift_figures)(sweeps).items():
             save(figure, out / file)
     if json:
@@ -115,6 +124,8 @@ def _corruptions(name: str) -> Sequence[str]:
 
 def shift_figures(sweeps: Mapping[str, ShiftSweep]) -> dict[str, Any]:
     """The figures of a sweep over shifts, by the names of their files."""
+    from cnn_jax.figures import shift as figures
+
     first = next(iter(sweeps.values()))
     accuracy = {name: sweep.counts.accuracy for name, sweep in sweeps.items()}
     consistency = {name: sweep.counts.consistency for name, sweep in sweeps.items()}
@@ -126,6 +137,8 @@ def shift_figures(sweeps: Mapping[str, ShiftSweep]) -> dict[str, Any]:
 
 
 def _corruption_figures(sweeps: Mapping[str, CorruptionSweep]) -> dict[str, Any]:
+    from cnn_jax.figures import shift as figures
+
     first = next(iter(sweeps.values()))
     accuracy = {name: sweep.counts.accuracy for name, sweep in sweeps.items()}
     consistency = {name: sweep.counts.consistency for name, sweep in sweeps.items()}

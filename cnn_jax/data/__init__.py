@@ -6,9 +6,12 @@ read by `load_resident` (the whole split at once) or `stream` (batch by batch, a
 is random about an image is drawn later, on the device (`cnn_jax.augment`).
 
 prepare.py      prepares a dataset once; `load_dataset`
-builders.py     TFDS builders of digits, USPS, MNIST and Fashion-MNIST
-folder.py       the TFDS builder of your own photographs
+builders.py     TFDS builders of digits and USPS
+idx.py          the files of MNIST and Fashion-MNIST, and TFDS's builders of them
+photos.py       finds your own photographs in a folder or in tars
+folder.py       the TFDS builder of them
 read.py         opens prepared datasets, lists and describes them
+records.py      single records of their files
 decode.py       JPEG and PNG to pixels
 datasets.py     the types: Dataset, Source, Batch
 order.py        which examples a step trains on

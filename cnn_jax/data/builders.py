@@ -1,18 +1,14 @@
-"""TFDS builders that prepare without TensorFlow; only `prepare.py` imports this file."""
+"""TFDS builders of digits and USPS, which need no TensorFlow; for `prepare.py` alone."""
 
-import gzip
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
-from tensorflow_datasets.core.download import checksums, resource
 
 from cnn_jax.data import order
-from cnn_jax.data.read import FILES
 from cnn_jax.errors import UserError
 
 
@@ -46,7 +42,7 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _generate_examples(
         self, pixels: np.ndarray, labels: np.ndarray, members: np.ndarray
     ) -> Iterator[tuple[int, dict]]:
-        return _examples(members, pixels[members], labels[members])
+        return examples(members, pixels[members], labels[members])
 
 
 class Usps(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -82,7 +78,7 @@ class Usps(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _generate_examples(
         self, pixels: np.ndarray, labels: np.ndarray
     ) -> Iterator[tuple[int, dict]]:
-        return _examples(range(len(labels)), pixels, labels)
+        return examples(range(len(labels)), pixels, labels)
 
 
 def stratified_test_split(labels: np.ndarray, size: int) -> np.ndarray:
@@ -96,51 +92,6 @@ def stratified_test_split(labels: np.ndarray, size: int) -> np.ndarray:
     shuffled = order.epoch_permutation(seed=0, epoch=0, n=n)
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     return np.sort(by_class[np.arange(size) * n // size])
-
-
-def idx_files(name: str) -> dict[str, Any]:
-    """The files of "mnist" or "fashion_mnist" at their addresses in TFDS: {url: its UrlInfo}."""
-    stock: Any = tfds.builder_cls(name)
-    infos = checksums.get_all_url_infos()
-    return {stock.URL + file: infos[stock.URL + file] for file in FILES[name]}
-
-
-def to_download(name: str, files: Mapping[str, Any], downloads: Path) -> list[str]:
-    """The addresses of those `files` that TFDS has not downloaded yet."""
-    return [
-        url
-        for url, info in files.items()
-        if not (downloads / name / resource.get_dl_fname(url, info.checksum)).exists()
-    ]
-
-
-def idx_builder(name: str) -> type[tfds.core.GeneratorBasedBuilder]:
-    """TFDS's own builder class of "mnist" or "fashion_mnist", made to work without TensorFlow.
-
-    Addresses, checksums, counts and keys are those of the stock builder, hence also the order.
-    """
-    stock = cast(type[tfds.core.GeneratorBasedBuilder], tfds.builder_cls(name))
-
-    class Idx(stock, skip_registration=True):
-        code_path = None
-
-        def _split_generators(self, dl_manager: Any) -> list:
-            # TFDS's extractor needs TensorFlow. Also, its names for files extracted from a manual
-            # folder do not contain the dataset, so that Fashion-MNIST after MNIST would take
-            # MNIST's files. Nothing is extracted here.
-            downloads: Any = SimpleNamespace(download_and_extract=dl_manager.download)
-            return super()._split_generators(downloads)
-
-        def _generate_examples(
-            self, num_examples: int, data_path: Path, label_path: Path
-        ) -> Iterator[tuple[int, dict]]:
-            pixels = np.frombuffer(gzip.decompress(Path(data_path).read_bytes()), np.uint8, -1, 16)
-            labels = np.frombuffer(gzip.decompress(Path(label_path).read_bytes()), np.uint8, -1, 8)
-            images = pixels.reshape(num_examples, 28, 28)
-            return _examples(range(num_examples), images, labels)
-
-    Idx.name = name
-    return Idx
 
 
 def _info_of(builder: Any, size: int, homepage: str) -> tfds.core.DatasetInfo:
@@ -158,9 +109,10 @@ def _info_of(builder: Any, size: int, homepage: str) -> tfds.core.DatasetInfo:
     )
 
 
-def _examples(
+def examples(
     keys: Iterable[int], images: np.ndarray, labels: np.ndarray
 ) -> Iterator[tuple[int, dict]]:
+    """Examples as TFDS writes them, with their keys, of images uint8 [n, H, W] and labels [n]."""
     for key, image, label in zip(keys, images, labels, strict=True):
         yield int(key), {"image": Image.fromarray(image), "label": int(label)}
 
@@ -169,20 +121,25 @@ def _read_usps(file: Path, split: str, counts: tuple[int, ...]) -> tuple[np.ndar
     """Read images uint8 [n, 16, 16] and labels [n] of a split that has `counts` of each class."""
     import h5py
 
+    n, keys = sum(counts), ("data", "target")
     try:
         with h5py.File(file) as stored:
-            values = np.asarray(stored[f"{split}/data"], np.float32)
-            labels = np.asarray(stored[f"{split}/target"])
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+            shapes, kinds = zip(*(_header(stored[f"{split}/{key}"]) for key in keys), strict=True)
+            if not all(kind in "fiu" for kind in kinds):
+                raise TypeError("data and target are not both numbers")
+            # Before they are read: a header may claim more than the memory holds.
+            if shapes != ((n, 256), (n,)):
+                raise UserError(
+                    f"{file} is not USPS: data and target of {split} have the shapes "
+                    f"{shapes[0]} and {shapes[1]}, not {(n, 256)} and {(n,)}"
+                )
+            values, labels = (np.asarray(stored[f"{split}/{key}"]) for key in keys)
+    except (OSError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"{file} is not a complete usps.h5: cannot read {split} ({error})"
+            f"{file} is not a complete usps.h5: cannot read {split} ({reason})"
         ) from error
-    n = sum(counts)
-    if values.shape != (n, 256) or labels.shape != (n,):
-        raise UserError(
-            f"{file} is not USPS: data and target of {split} have the shapes "
-            f"{values.shape} and {labels.shape}, not {(n, 256)} and {(n,)}"
-        )
+    values = values.astype(np.float32)
     if not np.all((values >= 0) & (values <= 1)):  # false for NaN too
         raise UserError(
             f"{file} is not USPS: {split}/data has values outside 0 .. 1, "
@@ -194,3 +151,8 @@ def _read_usps(file: Path, split: str, counts: tuple[int, ...]) -> tuple[np.ndar
             f"{file} is not USPS: {split}/target has {actual} of the digits 0 to 9, not {counts}"
         )
     return np.round(values * 255).astype(np.uint8).reshape(n, 16, 16), labels
+
+
+def _header(array: Any) -> tuple[tuple[int, ...], str]:
+    """The shape of an array in an h5 file and the kind of its values, of which it reads none."""
+    return array.shape, array.dtype.kind

@@ -1,14 +1,17 @@
 """Keeps what was measured or decoded beside the prepared dataset, and notices when it is stale."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cnn_jax.atomic_write import atomic_write
+from cnn_jax.errors import UserError
 
 FOLDER = "cnn_jax"  # inside the folder of the prepared dataset
+_Result = TypeVar("_Result")
 
 
 def stamp(folder: Path) -> str:
@@ -19,29 +22,92 @@ def stamp(folder: Path) -> str:
 
 
 def remember(
-    name: str, folder: Path, file_name: str, measure: Callable[[], dict[str, Any]]
-) -> dict[str, Any]:
-    """The result of `measure` for the dataset `name` in `folder`: computed once, then kept as JSON.
+    name: str,
+    folder: Path,
+    file_name: str,
+    measure: Callable[[], dict[str, Any]],
+    parse: Callable[[dict[str, Any]], _Result],
+) -> _Result:
+    """What `parse` makes of the result of `measure`: computed once, then kept as JSON.
 
-    The file lies beside the dataset, or in ~/.cache/cnn_jax if that folder cannot be written.
+    The file lies beside the dataset `name` in `folder`, or in ~/.cache/cnn_jax if that folder
+    cannot be written. A file is used only if it is intact: the dataset's files are those that were
+    measured, the content has the checksum that it was written with, and `parse` raises none of
+    ValueError, TypeError and KeyError, by which it refuses what no measurement gives.
     """
-    elsewhere = Path("~/.cache/cnn_jax").expanduser() / name / folder.name
-    places = (folder / FOLDER / file_name, elsewhere / file_name)
+    places = [folder / FOLDER / file_name]
+    with contextlib.suppress(RuntimeError):  # a user without a home has one place only
+        home = Path("~/.cache/cnn_jax").expanduser()
+        places.append(home / name / folder.name / file_name)
     current_stamp = stamp(folder)
     for path in places:
         try:
-            saved = json.loads(path.read_text())
+            saved = unsealed(path.read_bytes(), file_name)
             if saved.pop("stamp") == current_stamp:
-                return saved
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                return parse(saved)
+        except (OSError, ValueError, KeyError, TypeError):
             continue  # absent or damaged, so measured again
     measured = measure()
-    text = json.dumps(measured | {"stamp": current_stamp}, indent=2) + "\n"
+    content = sealed(measured | {"stamp": current_stamp}, file_name)
     for path in places:
         try:
             with atomic_write(path) as file:
-                file.write(text.encode())
+                file.write(content)
             break
         except OSError:
             continue  # a folder that cannot be written
-    return measured
+    return parse(measured)
+
+
+def check_descriptions(name: str, folder: Path) -> None:
+    """Raise UserError if TFDS's descriptions of a dataset changed since they were first read.
+
+    They say how records are understood (channels, classes, examples in each file), and TFDS keeps
+    no checksum of them. Their hashes are noted beside the dataset at the first reading, which for
+    what this package prepares is the end of preparing.
+    """
+    try:
+        texts = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".txt"))
+        hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in texts}
+    except OSError as error:
+        where = error.filename or folder
+        raise UserError(f"{where} of dataset {name!r} cannot be read: {error.strerror}") from error
+    noted_in = folder / FOLDER / "descriptions.json"
+    try:
+        noted = unsealed(noted_in.read_bytes(), noted_in.name)
+    except (OSError, ValueError):  # absent or damaged, so noted again
+        with contextlib.suppress(OSError), atomic_write(noted_in) as file:
+            file.write(sealed(hashes, noted_in.name))
+        return
+    for file_name in sorted(hashes.keys() | noted.keys()):
+        if hashes.get(file_name) != noted.get(file_name):
+            raise UserError(
+                f"{folder / file_name} of dataset {name!r} is not what it was when the dataset "
+                f"was first read; restore it, or, if the change is meant, delete {noted_in.parent}"
+            )
+
+
+def sealed(values: dict[str, Any], file_name: str) -> bytes:
+    """The content of the JSON file `file_name` that holds `values` and their checksum."""
+    whole = values | {"checksum": _checksum(values, file_name)}
+    return (json.dumps(whole, indent=2, allow_nan=False) + "\n").encode()
+
+
+def unsealed(content: bytes, file_name: str) -> dict[str, Any]:
+    """The values in `content` as `sealed` wrote it.
+
+    Raises ValueError where they were changed, and for the file of another name.
+    """
+    try:
+        values = json.loads(content)
+    except RecursionError as error:
+        raise ValueError("brackets nested too deep for JSON") from error
+    if not isinstance(values, dict) or values.pop("checksum", 0) != _checksum(values, file_name):
+        raise ValueError(f"{file_name} does not have the checksum that it was written with")
+    return values
+
+
+def _checksum(values: dict[str, Any], file_name: str) -> str:
+    # The name belongs to it, since files of two splits or sizes could be exchanged.
+    text = json.dumps([file_name, values], sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -20,8 +20,10 @@ Fetch = Callable[[str, list[int], Batch], None]
 class Source:
     """Random access to the examples of one split or slice; threads may share it."""
 
+    dataset: str  # its name, for messages
     ranges: tuple[tuple[str, int, int], ...]  # (stored split, start, stop), one after the other
     image_shape: tuple[int, int, int]
+    num_classes: int
     _fetch: Fetch = field(repr=False)
 
     def __len__(self) -> int:
@@ -36,7 +38,8 @@ class Source:
         """The examples at `indices` [n]: {"image": uint8 [n, H, W, C], "label": int32 [n]}.
 
         They are written to `out` if given, a batch of that form. Raises IndexError for an index
-        outside 0 .. len-1, UserError for an image that cannot be decoded.
+        outside 0 .. len-1, UserError for an image that cannot be decoded and for a label that is
+        none of the classes.
         """
         indices = np.asarray(indices, dtype=np.int64)
         if indices.ndim != 1 or indices.size == 0:
@@ -58,13 +61,39 @@ class Source:
                 for key, values in part.items():
                     batch[key][inside] = values
             begin = end
+        self.check_labels(batch["label"], indices)
         return batch
+
+    def check_labels(self, labels: np.ndarray, indices: np.ndarray | Sequence[int]) -> None:
+        """Raise UserError if one of `labels`, those of the examples at `indices`, is no class."""
+        (wrong,) = np.nonzero((labels < 0) | (labels >= self.num_classes))
+        if wrong.size:
+            split, position = self._place(int(indices[wrong[0]]))
+            label = int(labels[wrong[0]])
+            raise wrong_label(self.dataset, split, position, label, self.num_classes)
+
+    def _place(self, index: int) -> tuple[str, int]:
+        """The stored split that an example lies in, and its position there."""
+        for split, start, stop in self.ranges:
+            if index < stop - start:
+                return split, start + index
+            index -= stop - start
+        raise IndexError(f"{index} is beyond the last example")
 
     def chunks(self, size: int = 1024, limit: int | None = None) -> Iterator[Batch]:
         """The examples in stored order, `size` at a time; at most `limit` in all."""
         count = len(self) if limit is None else min(len(self), limit)
         for start in range(0, count, size):
             yield self.read(np.arange(start, min(start + size, count)))
+
+
+def wrong_label(dataset: str, split: str, position: int, label: int, classes: int) -> UserError:
+    """The refusal of an example whose label is none of the classes 0 .. classes-1."""
+    unlabelled = "; -1 marks examples without a label: choose a split that has them"
+    return UserError(
+        f"example {position} of split {split!r} of dataset {dataset!r} has the label {label}, "
+        f"outside 0 .. {classes - 1} of its {classes} classes" + (unlabelled if label == -1 else "")
+    )
 
 
 @dataclass(frozen=True)
@@ -129,7 +158,7 @@ class Dataset:
     def open(self, split: str) -> Source:
         """Random access to `split`. Raises UserError if there is no such split."""
         ranges = _ranges(self.name, split, self.shard_lengths)
-        return Source(ranges, self.image_shape, self._fetch)
+        return Source(self.name, ranges, self.image_shape, len(self.class_names), self._fetch)
 
 
 def array_dataset(
@@ -156,8 +185,10 @@ def array_dataset(
                 f"{name} {split}: need {len(images)} integer labels, one for each image, "
                 f"got shape {labels.shape} of {labels.dtype}"
             )
-        if labels.min() < 0 or labels.max() >= len(class_names):
-            raise ValueError(f"{name} {split}: a label is outside 0 .. {len(class_names) - 1}")
+        (wrong,) = np.nonzero((labels < 0) | (labels >= len(class_names)))
+        if wrong.size:
+            position = int(wrong[0])
+            raise wrong_label(name, split, position, int(labels[position]), len(class_names))
         arrays[split] = {"image": images, "label": labels.astype(np.int32)}
 
     def fetch(split: str, positions: list[int], out: Batch) -> None:
@@ -192,13 +223,19 @@ def content_sha256(dataset: Dataset, split: str) -> str:
         return measure()["sha256"]
     shape = "x".join(map(str, dataset.image_shape))
     file_name = f"content-{hashlib.sha256(split.encode()).hexdigest()[:8]}-{shape}.json"
-    return cache.remember(dataset.name, dataset.folder, file_name, measure)["sha256"]
+
+    def parse(values: dict[str, Any]) -> str:
+        if values["split"] != split:  # names of files are short hashes
+            raise ValueError(f"of the split {values['split']!r}, not {split!r}")
+        return statistics.sha256_from_json(values)
+
+    return cache.remember(dataset.name, dataset.folder, file_name, measure, parse)
 
 
 def _ranges(
     name: str, split: str, shard_lengths: Mapping[str, tuple[int, ...]]
 ) -> tuple[tuple[str, int, int], ...]:
-    if split in shard_lengths:
+    if sum(shard_lengths.get(split, ())) > 0:
         return ((split, 0, sum(shard_lengths[split])),)
     import tensorflow_datasets as tfds  # takes half a second, which only slices must pay
 

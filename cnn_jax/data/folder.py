@@ -1,62 +1,19 @@
-"""The TFDS builder of your own photographs, `split/class/*.jpg` in a folder or in tars."""
+"""The TFDS builder of your own photographs."""
 
 import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import groupby, islice
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from itertools import chain, groupby, islice
+from pathlib import Path
+from typing import Any
 
 import tensorflow_datasets as tfds
 
 from cnn_jax.data import decode
+from cnn_jax.data.photos import Photo, some
 from cnn_jax.errors import UserError
-
-_SUFFIXES = (".jpg", ".jpeg", ".png")
-_TARS = (".tar", ".tar.gz", ".tgz")
-_EXPECTED = (
-    "expected SPLIT/CLASS/*.jpg, *.jpeg or *.png with a split called train, "
-    "in a folder, in .tar or .tgz files in a folder, or in one such file"
-)
-
-
-class Photo(NamedTuple):
-    """Where a photograph lies, and what its path says about it."""
-
-    container: Path  # the folder or the tar
-    member: str  # its path in the container
-    split: str
-    class_name: str
-    file_name: str
-
-    def __str__(self) -> str:
-        if self.container.is_dir():
-            return str(self.container / self.member)
-        return f"{self.member} in {self.container}"
-
-
-def list_photos(source: Path) -> list[Photo]:
-    """All photographs in `source`, which is a folder, a folder of tars, or a tar.
-
-    Hidden files are ignored, and so is a folder around all splits (as in a tar of a whole dataset).
-    Raises UserError for any other structure, and for a file among the photographs whose name is not
-    that of a photograph.
-    """
-    if not source.exists():
-        raise UserError(f"{source} does not exist; {_EXPECTED}")
-    tars = [source] if source.is_file() else [p for p in source.iterdir() if _is_tar(p)]
-    photos = [photo for tar in sorted(tars) for photo in _photos_in(tar, _tar_members(tar))]
-    if source.is_dir():
-        photos += _photos_in(source, sorted(_folder_members(source)))
-    if not any(photo.split == "train" for photo in photos):
-        raise UserError(f"{source} has no photographs for training; {_EXPECTED}")
-    by_name: dict[tuple[str, ...], Photo] = {}
-    for photo in photos:
-        if (first := by_name.setdefault(photo[2:], photo)) is not photo:
-            raise UserError(f"two photographs are {'/'.join(photo[2:])}: {first} and {photo}")
-    return photos
 
 
 def builder(name: str, photos: list[Photo], size: int, channels: int) -> Callable[..., Any]:
@@ -90,64 +47,52 @@ def builder(name: str, photos: list[Photo], size: int, channels: int) -> Callabl
             splits = sorted({photo.split for photo in photos})
             return {split: self._generate_examples(split) for split in splits}
 
-        def _generate_examples(self, split: str) -> Iterator[tuple[str, dict]]:
-            members = _read(photo for photo in photos if photo.split == split)
-            # Pillow releases the interpreter lock while it works, so threads use all cores.
-            with ThreadPoolExecutor() as threads:
-                while batch := list(islice(members, 256)):
-                    encode = partial(_encode, size=size, channels=channels)
-                    for (photo, _), stored in zip(batch, threads.map(encode, batch), strict=True):
-                        key = f"{photo.class_name}/{photo.file_name}"
-                        yield key, {"image": stored, "label": photo.class_name}
+        def _generate_examples(self, split: str) -> Iterator[tuple[str | bytes, dict]]:
+            pending = _encoded((p for p in photos if p.split == split), size, channels)
+            for photo, stored in pending:
+                if isinstance(stored, str):  # the reason why it cannot be
+                    later = _encoded((p for p in photos if p.split > split), size, channels)
+                    rest = (pair for pair in chain(pending, later) if isinstance(pair[1], str))
+                    raise _refusal([(photo, stored), *rest])
+                key = f"{photo.class_name}/{photo.file_name}"
+                # Bytes, since names of files need not be UTF-8; TFDS hashes both alike.
+                yield (
+                    key.encode(errors="surrogateescape"),
+                    {"image": stored, "label": photo.class_name},
+                )
 
     return partial(Folder, config=tfds.core.BuilderConfig(name=name))
 
 
-def _photos_in(container: Path, members: Iterable[str]) -> Iterator[Photo]:
-    paths = {member: PurePosixPath(member).parts for member in members}
-    paths = {m: parts for m, parts in paths.items() if not any(p.startswith(".") for p in parts)}
-    images = [parts for parts in paths.values() if parts[-1].lower().endswith(_SUFFIXES)]
-    around = 0  # the number of folders around all photographs, above their splits
-    while images and min(map(len, images)) > 3 + around and len({p[around] for p in images}) == 1:
-        around += 1
-    for member, parts in paths.items():
-        is_photo = parts[-1].lower().endswith(_SUFFIXES)
-        if len(parts) == around + 3:
-            photo = Photo(container, member, *parts[around:])
-            if not is_photo:
-                raise UserError(f"{photo} does not have the name of a photograph; {_EXPECTED}")
-            if not photo.split.isidentifier():
-                raise UserError(f"{photo}: {photo.split!r} cannot be the name of a split")
-            yield photo
-        elif is_photo:
-            raise UserError(f"{member} in {container} is in the wrong place; {_EXPECTED}")
+def _encoded(
+    photos: Iterable[Photo], size: int, channels: int
+) -> Iterator[tuple[Photo, bytes | str]]:
+    """Each photograph with what is stored of it, or with the reason why it cannot be."""
+    members, encode = _read(photos), partial(_encode, size=size, channels=channels)
+    # Pillow releases the interpreter lock while it works, so threads use all cores.
+    with ThreadPoolExecutor() as threads:
+        while batch := _batch(members):
+            stored = threads.map(encode, [data for _, data in batch])
+            yield from zip((photo for photo, _ in batch), stored, strict=True)
 
 
-def _folder_members(folder: Path) -> Iterator[str]:
-    for parent, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            path = Path(parent, name)
-            if path.parent != folder or name.lower().endswith(_SUFFIXES):
-                yield path.relative_to(folder).as_posix()
+def _batch(members: Iterator[tuple[Photo, bytes | str]]) -> list[tuple[Photo, bytes | str]]:
+    """The next members: at most 256, and no more when they have 64 MiB together."""
+    batch, total = [], 0
+    for member in islice(members, 256):
+        batch.append(member)
+        total += len(member[1])
+        if total >= 2**26:
+            break
+    return batch
 
 
-def _tar_members(tar: Path) -> list[str]:
-    try:
-        with tarfile.open(tar) as archive:
-            return [member.name for member in archive if member.isfile()]
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{tar} is not a complete tar file: {error}") from error
-
-
-def _is_tar(path: Path) -> bool:
-    return path.is_file() and path.name.lower().endswith(_TARS)
-
-
-def _read(photos: Iterable[Photo]) -> Iterator[tuple[Photo, bytes]]:
+def _read(photos: Iterable[Photo]) -> Iterator[tuple[Photo, bytes | str]]:
+    """Each photograph with its file's content, or with the reason why it cannot be read."""
     for container, group in groupby(photos, key=lambda photo: photo.container):
         if container.is_dir():
             for photo in group:
-                yield photo, (container / photo.member).read_bytes()
+                yield photo, _content(container / photo.member)
             continue
         by_member = {photo.member: photo for photo in group}
         with tarfile.open(container) as archive:
@@ -158,9 +103,27 @@ def _read(photos: Iterable[Photo]) -> Iterator[tuple[Photo, bytes]]:
                     yield photo, content.read()
 
 
-def _encode(photo_and_data: tuple[Photo, bytes], size: int, channels: int) -> bytes:
-    photo, data = photo_and_data
+def _content(path: Path) -> bytes | str:
+    try:
+        with path.open("rb") as file:
+            return decode.read_encoded(file, os.fstat(file.fileno()).st_size)
+    except (OSError, ValueError) as error:
+        return decode.reason(error)
+
+
+def _encode(data: bytes | str, size: int, channels: int) -> bytes | str:
+    """What is stored of a photograph, or the reason why it cannot be."""
+    if isinstance(data, str):
+        return data
     try:
         return decode.to_stored(data, channels, size)
     except decode.DECODE_ERRORS as error:
-        raise UserError(f"{photo} cannot be read as an image: {error}") from error
+        return decode.reason(error)
+
+
+def _refusal(failures: list[tuple[Photo, Any]]) -> UserError:
+    if len(failures) == 1:
+        ((photo, reason),) = failures
+        return UserError(f"{photo} cannot be read as an image: {reason}")
+    named = some([f"{photo} ({reason})" for photo, reason in failures])
+    return UserError(f"{len(failures):,} files cannot be read as images: {named}")

@@ -4,15 +4,15 @@ TFDS is imported where it is used, since this takes half a second that `--help` 
 """
 
 import contextlib
-import hashlib
 import io
+import itertools
 import os
 import re
 import tempfile
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,7 +50,7 @@ def prepare(
 ) -> Dataset:
     """Prepare `name` for `load_dataset`. If it is prepared already, only say so.
 
-    "mnist" and "fashion_mnist" read their original .gz files from `manual_dir`, or download them.
+    "mnist" and "fashion_mnist" read their original files from `manual_dir`, or download them.
     "usps" reads usps.h5 from `manual_dir`. "folder/NAME" reads photographs from there:
     split/class/*.jpg, or tars of them, stored at `size` (256 unless given) with `channels` 1 or 3.
     Any other name is one of TFDS's own builders, and needs TensorFlow this once. Raises UserError
@@ -106,14 +106,15 @@ def _prepare_folder(
     size = read.PHOTOGRAPH_SIZE if size is None else size
     if not re.fullmatch(r"folder/\w[\w.-]*", name):
         raise UserError(f"{name!r}: the name after folder/ may contain letters, digits, _, - and .")
-    if size < 1 or channels not in (1, 3):
-        raise UserError(f"size must be positive and channels 1 or 3; got {size} and {channels}")
+    read.check_size(size)
+    if channels not in (1, 3):
+        raise UserError(f"channels must be 1 or 3, got {channels}")
     if manual is None:
         raise UserError(f"{name!r} needs its photographs: {read.prepare_command(name, None)}")
-    from cnn_jax.data import folder
+    from cnn_jax.data import folder, photos
 
-    photos = folder.list_photos(manual)
-    _generate(folder.builder(name.removeprefix("folder/"), photos, size, channels), name, root)
+    listed = photos.list_photos(manual)
+    _generate(folder.builder(name.removeprefix("folder/"), listed, size, channels), name, root)
 
 
 def _prepare_usps(name: str, manual: Path | None, root: Path) -> None:
@@ -124,20 +125,20 @@ def _prepare_usps(name: str, manual: Path | None, root: Path) -> None:
         )
     from cnn_jax.data import builders
 
-    (file,) = _files_in(manual, name)
-    _generate(partial(builders.Usps, file), name, root)
+    (file,) = read.FILES[name]
+    if not (manual / file).is_file():
+        raise UserError(f"{manual / file} is missing; {name!r} needs {file}")
+    _generate(partial(builders.Usps, manual / file), name, root)
 
 
 def _prepare_idx(name: str, manual: Path | None, root: Path) -> None:
-    from cnn_jax.data import builders
+    from cnn_jax.data import idx
 
-    infos = builders.idx_files(name)
     if manual is not None:
-        _check_sums(_files_in(manual, name), infos.values())
-        return _generate(builders.idx_builder(name), name, root, manual)
+        return _generate(idx.builder(name, idx.find_files(name, manual)), name, root)
     downloads = root / "downloads"
-    _check_network(name, builders.to_download(name, infos, downloads), read.FILES[name])
-    _generate(builders.idx_builder(name), name, root, downloads=downloads)
+    _check_network(name, idx.to_download(name, idx.url_infos(name), downloads), read.FILES[name])
+    _generate(idx.builder(name), name, root, downloads=downloads)
 
 
 def _prepare_stock(name: str, manual: Path | None, root: Path) -> None:
@@ -158,23 +159,6 @@ def _prepare_stock(name: str, manual: Path | None, root: Path) -> None:
     if manual is None and stock.url_infos:
         _check_network(name, list(stock.url_infos)[:1], ())
     _generate(partial(tfds.builder, name), name, root, manual, root / "downloads")
-
-
-def _files_in(manual: Path, name: str) -> list[Path]:
-    files = read.FILES[name]
-    paths = [manual / file for file in files]
-    for path in paths:
-        if not path.is_file():
-            raise UserError(f"{path} is missing; {name!r} needs {', '.join(files)}")
-    return paths
-
-
-def _check_sums(paths: Iterable[Path], infos: Iterable[Any]) -> None:
-    for path, info in zip(paths, infos, strict=True):
-        if (actual := path.stat().st_size) != info.size:
-            raise UserError(f"{path} has {actual:,} bytes, not the expected {int(info.size):,}")
-        if (digest := hashlib.sha256(path.read_bytes()).hexdigest()) != info.checksum:
-            raise UserError(f"{path} has the sha256 {digest}, not the expected {info.checksum}")
 
 
 def _check_network(name: str, urls: list[str], files: tuple[str, ...]) -> None:
@@ -213,12 +197,15 @@ def _generate(
     manual: Path | None = None,
     downloads: Path | None = None,
 ) -> None:
-    """Let TFDS write the dataset, in a folder that gets its name when everything is written."""
+    """Let TFDS write the dataset, in a folder that gets its name when everything is written.
+
+    Where that fails, no new folder is left.
+    """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
     from tensorflow_datasets.core.download.util import DownloadError
 
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, _new_folders_removed(root / name):
         downloads = downloads or Path(scratch)
         config = tfds.download.DownloadConfig(
             manual_dir=manual,
@@ -239,3 +226,16 @@ def _generate(
             # Another process may have prepared the same dataset meanwhile, which is as good.
             if read.find(name, root) is None:
                 raise UserError(f"cannot prepare {name!r} in {root}: {error}") from error
+
+
+@contextlib.contextmanager
+def _new_folders_removed(folder: Path) -> Iterator[None]:
+    """Remove `folder` and those around it that were not there, if the block raises, if empty."""
+    new = list(itertools.takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # one that is not empty, nor are those around it
+            for path in new:
+                path.rmdir()
+        raise

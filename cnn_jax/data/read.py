@@ -1,23 +1,22 @@
 """Opens, lists and describes datasets that are prepared on disk in TFDS's ArrayRecord format."""
 
-import bisect
-import itertools
 import json
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from cnn_jax.data import cache, resident, statistics
-from cnn_jax.data.datasets import Batch, Dataset, Fetch, Source
+from cnn_jax.data import cache, records, resident, statistics
+from cnn_jax.data.datasets import Dataset, Source
 from cnn_jax.errors import UserError
 
 PHOTOGRAPH_SIZE = 256  # unless another is given: Krizhevsky et al. 2012, section 2
+MAX_SIZE = 4096  # 64 MiB for one square of colour; what is larger is a slip of the finger
 
 # The datasets that the package prepares by itself, with the files needed for it. Any other name is
 # one of TFDS's own builders, which needs TensorFlow to prepare.
@@ -29,9 +28,19 @@ _IDX_FILES = tuple(
 FILES = {"mnist": _IDX_FILES, "fashion_mnist": _IDX_FILES, "usps": ("usps.h5",)}
 
 
+def check_size(size: int) -> None:
+    """Raise UserError for a size that images cannot be brought to."""
+    if not 1 <= size <= MAX_SIZE:
+        raise UserError(f"size must be positive and at most {MAX_SIZE:,} pixels, got {size}")
+
+
 def data_root(data_dir: str | os.PathLike | None) -> Path:
     """`data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets, as in TFDS."""
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    try:
+        return root.expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{root}: there is no such home folder; set --data-dir") from error
 
 
 def find(name: str, root: Path) -> Path | None:
@@ -58,21 +67,28 @@ def read_dataset(
 
     `size_if_varying` takes the place of `size` where images vary in size.
     """
-    if size is not None and size < 1:
-        raise UserError(f"size must be positive, got {size}")
+    if size is not None:
+        check_size(size)
     root = data_root(data_dir)
     folder = find(name, root)
     if folder is None:
+        for place in (root, root / name):
+            if os.path.isdir(place) and not os.access(place, os.R_OK | os.X_OK):
+                raise UserError(f"{place} cannot be read: Permission denied")
         raise UserError(
             f"dataset {name!r} is not prepared in {root}; prepare it once with: "
             + prepare_command(name, data_dir)
         )
     import tensorflow_datasets as tfds
 
+    for file in ("dataset_info.json", "features.json"):
+        records.check_readable(folder / file, name)
     try:
         info: Any = tfds.builder_from_directory(folder).info
     except Exception as error:  # of many kinds, JSON's and protobuf's among them
-        raise _damaged(name, folder, error) from error
+        raise _not_understood(name, folder, error) from error
+    if str(info.version) != folder.name:
+        raise _not_understood(name, folder, f"its version is {info.version}")
     file_format = getattr(info.file_format, "value", "an unknown format")
     if file_format != "array_record":
         raise UserError(
@@ -80,13 +96,7 @@ def read_dataset(
             "access; prepare it as array_record in another folder: "
             + prepare_command(name, data_dir="DIR")
         )
-    image_key, label_key = info.supervised_keys or ("image", "label")
-    features = dict(info.features.items())
-    image, label = features.get(image_key), features.get(label_key)
-    if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8:
-        raise UserError(f"{image_key!r} of dataset {name!r} is not an 8-bit image but {image}")
-    if not isinstance(label, tfds.features.ClassLabel):
-        raise UserError(f"{label_key!r} of dataset {name!r} is not a class label but {label}")
+    keys, image, label = _labelled_image(name, info)
     height, width, channels = cast(tuple[int, int, int], image.shape)
     if size is None and (height is None or width is None):
         size = size_if_varying
@@ -99,20 +109,56 @@ def read_dataset(
         raise UserError(f"dataset {name!r} has no split 'train', only {', '.join(shard_lengths)}")
 
     shape = (height, width, channels)
-    fetch = _fetch_from(name, info, image_key, label_key, shape, resize=size is not None)
-    total = sum(shard_lengths["train"])
-    train = Source((("train", 0, min(total, statistics.MAX_EXAMPLES)),), shape, fetch)
+    fetch = records.fetch_from(name, info, keys, shape, resize=size is not None)
+    total, classes = sum(shard_lengths["train"]), tuple(label.names)
+    if total < 1:
+        raise UserError(f"split 'train' of dataset {name!r} has no examples")
+    measured = ("train", 0, min(total, statistics.MAX_EXAMPLES))
+    train = Source(name, (measured,), shape, len(classes), fetch)
+    cache.check_descriptions(name, folder)
     origin = f"the first {len(train):,} of {total:,} stored training examples"
     return Dataset(
         name=name,
         version=str(info.version),
-        class_names=tuple(label.names),
+        class_names=classes,
         image_shape=shape,
         statistics=_cached_statistics(name, folder, shape, train, origin),
         shard_lengths=shard_lengths,
         folder=folder,
         _fetch=fetch,
     )
+
+
+def _not_understood(name: str, folder: Path, reason: Exception | str) -> UserError:
+    """The refusal of a dataset whose descriptions TFDS does not understand."""
+    return UserError(
+        f"dataset_info.json and features.json of dataset {name!r} in {folder} are not what TFDS "
+        f"writes ({' '.join(str(reason).split())}); restore them, or prepare the dataset again in "
+        "another folder"
+    )
+
+
+def _labelled_image(name: str, info: Any) -> tuple[tuple[str, str], Any, Any]:
+    """The names of a dataset's image and label, and TFDS's descriptions of both.
+
+    Raises UserError if the dataset does not hold labelled images.
+    """
+    import tensorflow_datasets as tfds
+
+    from cnn_jax.data.decode import MODES
+
+    keys = info.supervised_keys or ("image", "label")
+    kinds = [type(key) for key in keys]
+    if not isinstance(info.features, tfds.features.FeaturesDict) or kinds != [str, str]:
+        raise UserError(f"dataset {name!r} does not hold images with one label each")
+    image, label = (dict(info.features.items()).get(key) for key in keys)
+    if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8:
+        raise UserError(f"{keys[0]!r} of dataset {name!r} is not an 8-bit image but {image}")
+    if cast(tuple, image.shape)[-1] not in MODES:
+        raise UserError(f"images of dataset {name!r} have the shape {image.shape}")
+    if not isinstance(label, tfds.features.ClassLabel) or not label.num_classes:
+        raise UserError(f"{keys[1]!r} of dataset {name!r} is not a class label but {label}")
+    return keys, image, label
 
 
 def prepare_command(name: str, data_dir: str | os.PathLike | None) -> str:
@@ -174,101 +220,16 @@ def describe(name: str, data_dir: str | os.PathLike | None = None) -> dict[str, 
 
 
 def _counts(folder: Path) -> str:
-    info = json.loads((folder / "dataset_info.json").read_text())
-    counts = {split["name"]: sum(map(int, split["shardLengths"])) for split in info["splits"]}
+    path = folder / "dataset_info.json"
+    try:
+        records.check_readable(path, folder.parent.name)
+        info = json.loads(path.read_text(encoding="utf-8"))
+        counts = {split["name"]: sum(map(int, split["shardLengths"])) for split in info["splits"]}
+    except UserError as error:
+        return str(error)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return f"{path} is not what TFDS writes"
     return ", ".join(f"{split} {count:,}" for split, count in counts.items())
-
-
-def _fetch_from(
-    name: str, info: Any, image_key: str, label_key: str, shape: tuple[int, int, int], resize: bool
-) -> Fetch:
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    from cnn_jax.data import decode
-
-    # TFDS could parse and decode too, but it takes ten times as long to parse, its pixels depend on
-    # whether OpenCV is installed, and it does not name an image that is broken.
-    parse = cast(Any, tf_example_pb2).Example.FromString
-    records = {
-        split: _Records(stored.filepaths, stored.shard_lengths)
-        for split, stored in info.splits.items()
-    }
-
-    def fetch(split: str, positions: list[int], out: Batch) -> None:
-        for i, position in enumerate(positions):
-            try:
-                record = records[split].read(position)
-            except (RuntimeError, IndexError) as error:
-                raise _damaged(name, Path(info.data_dir), error) from error
-            features = parse(record).features.feature
-            (data,) = features[image_key].bytes_list.value
-            (out["label"][i],) = features[label_key].int64_list.value
-            try:
-                if resize:
-                    out["image"][i] = decode.decode(data, shape[-1], shape[0])
-                else:
-                    decode.decode_into(data, out["image"][i])
-            except decode.DECODE_ERRORS as error:
-                raise UserError(
-                    f"image {position} of split {split!r} of dataset {name!r} is broken "
-                    f"({error}); delete the dataset's folder and prepare it again"
-                ) from error
-
-    return fetch
-
-
-def encoded(dataset: Dataset, split: str, positions: Iterable[int]) -> list[bytes]:
-    """The images at `positions` of a stored split as they are stored, not decoded."""
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    assert dataset.folder is not None  # datasets in memory store nothing
-    info: Any = tfds.builder_from_directory(dataset.folder).info
-    image_key, _ = info.supervised_keys or ("image", "label")
-    stored, parse = info.splits[split], cast(Any, tf_example_pb2).Example.FromString
-    records = _Records(stored.filepaths, stored.shard_lengths)
-    features = (parse(records.read(position)).features.feature for position in positions)
-    return [feature[image_key].bytes_list.value[0] for feature in features]
-
-
-class _Records:
-    """Random access to the records of a split's ArrayRecord files; threads may share it.
-
-    ArrayRecord's own data source starts threads for every call, and in C++ others that busily wait
-    for work: three times the processor time of the `seek` and `read` below.
-    """
-
-    def __init__(self, files: Sequence[Any], lengths: Sequence[int]) -> None:
-        self._files = files
-        self._starts = [0, *itertools.accumulate(lengths)]
-        self._idle: list[list[Any]] = [[] for _ in files]  # open readers that no thread is using
-
-    def read(self, position: int) -> bytes:
-        """Read one record. Raises RuntimeError or IndexError if its file is damaged or absent."""
-        file = bisect.bisect_right(self._starts, position) - 1
-        try:
-            reader = self._idle[file].pop()
-        except IndexError:
-            reader = self._open(file)
-        reader.seek(position - self._starts[file])
-        record = reader.read()
-        self._idle[file].append(reader)
-        return record
-
-    def _open(self, file: int) -> Any:
-        from array_record.python.array_record_module import ArrayRecordReader
-
-        # Read in the caller's thread, nothing ahead.
-        options = "readahead_buffer_size:0,max_parallelism:0"
-        path = str(self._files[file])
-        return ArrayRecordReader(path, options=options, file_reader_buffer_size=16384)
-
-
-def _damaged(name: str, folder: Path, error: Exception) -> UserError:
-    return UserError(
-        f"the files of dataset {name!r} in {folder} are damaged ({error}); "
-        "delete that folder and prepare the dataset again"
-    )
 
 
 def _cached_statistics(
@@ -282,6 +243,5 @@ def _cached_statistics(
         return asdict(statistics.measure(train.chunks(), origin))
 
     file_name = f"statistics-{'x'.join(map(str, shape))}.json"
-    measured = cache.remember(name, folder, file_name, measure)
-    mean, std = tuple(measured.pop("mean")), tuple(measured.pop("std"))
-    return statistics.Statistics(mean=mean, std=std, **measured)
+    parse = partial(statistics.from_json, channels=shape[-1])
+    return cache.remember(name, folder, file_name, measure, parse)

@@ -1,6 +1,5 @@
 """Loads a whole split as one array, which is decoded once and kept beside the prepared dataset."""
 
-import json
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,15 +18,18 @@ def load_resident(dataset: Dataset, split: str) -> Batch:
 
     The arrays may be read-only views of files. They are decoded the first time and saved beside the
     prepared dataset if its folder can be written; where the saved files are stale or damaged, the
-    examples are decoded again. Raises UserError if there is no such split or an image is broken.
+    examples are decoded again. Raises UserError if there is no such split, an image is broken or a
+    label is none of the classes.
     """
     source = dataset.open(split)
     if dataset.folder is None:
         return source.read(np.arange(len(source)))
     parts = [_saved(dataset, *part) or _decode_and_save(dataset, *part) for part in source.ranges]
-    if len(parts) == 1:
-        return parts[0]
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    whole = parts[0]
+    if len(parts) > 1:
+        whole = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    source.check_labels(whole["label"], range(len(source)))  # files may be older than this check
+    return whole
 
 
 def is_saved(dataset: Dataset, split: str) -> bool:
@@ -51,7 +53,7 @@ def _load(dataset: Dataset, split: str, start: int, stop: int) -> Batch | None:
         "label": (np.dtype(np.int32), (stop - start,)),
     }
     try:
-        receipt = json.loads(paths["receipt"].read_text())
+        receipt = cache.unsealed(paths["receipt"].read_bytes(), paths["receipt"].name)
         arrays = {key: np.load(paths[key], mmap_mode="r") for key in expected}
         intact = receipt["stamp"] == cache.stamp(_folder_of(dataset)) and all(
             (arrays[key].dtype, arrays[key].shape) == expected[key]
@@ -81,9 +83,9 @@ def _decode_and_save(dataset: Dataset, split: str, start: int, stop: int) -> Bat
             with atomic_write(paths[key]) as file:
                 np.save(file, values)
         receipt = {key: _checksum(values) for key, values in arrays.items()}
-        text = json.dumps({**receipt, "stamp": cache.stamp(_folder_of(dataset))})
+        stamped = {**receipt, "stamp": cache.stamp(_folder_of(dataset))}
         with atomic_write(paths["receipt"]) as file:
-            file.write(text.encode())
+            file.write(cache.sealed(stamped, paths["receipt"].name))
     except OSError:
         pass  # the folder cannot be written or the disk is full: decoded again next time
     return arrays

@@ -1,9 +1,11 @@
 """Exact mean and standard deviation of training pixels, and the SHA-256 of the examples."""
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import sqrt
+from math import isfinite, sqrt
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +23,33 @@ class Statistics:
     std: tuple[float, ...]  # of the population; 1.0 for a constant channel
     sha256: str  # of the pixels, then the labels as little-endian int32
     origin: str  # in words, which examples were measured
+
+
+def from_json(values: dict[str, Any], channels: int) -> Statistics:
+    """Statistics from `dataclasses.asdict` of them, as JSON gives it back.
+
+    Raises ValueError, TypeError or KeyError for values that no measurement of so many channels can
+    give.
+    """
+    mean, std = (tuple(values[key]) for key in ("mean", "std"))
+    for numbers in (mean, std):
+        if len(numbers) != channels or not all(
+            type(number) is float and isfinite(number) for number in numbers
+        ):
+            raise ValueError(f"{numbers} are not {channels} numbers")
+    if not all(0 <= number <= 1 for number in mean) or not all(0 < number <= 1 for number in std):
+        raise ValueError(f"no pixels have the mean {mean} and the deviation {std}")
+    origin = values["origin"]
+    if not isinstance(origin, str):
+        raise TypeError(f"{origin!r} is no text")
+    return Statistics(mean, std, sha256_from_json(values), origin)
+
+
+def sha256_from_json(values: dict[str, Any]) -> str:
+    """The digest under "sha256". Raises ValueError, TypeError or KeyError if it is none."""
+    if not re.fullmatch("[0-9a-f]{64}", values["sha256"]):
+        raise ValueError(f"{values['sha256']!r} is no SHA-256")
+    return values["sha256"]
 
 
 class Fingerprint:

@@ -1,7 +1,7 @@
 """Reads and decodes blocks of batches ahead of use, in the order requested."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
@@ -17,7 +17,7 @@ _Job = tuple[Callable[[], Batch], Batch | None]
 
 def stream(
     source: Source,
-    blocks: Sequence[tuple[int, int]],
+    blocks: Iterable[tuple[int, int]],
     indices_of: Callable[[int], np.ndarray],
     readers: int,
 ) -> Generator[Batch, None, None]:
@@ -37,7 +37,7 @@ def stream(
 
 
 def _jobs(
-    source: Source, blocks: Sequence[tuple[int, int]], indices_of: Callable[[int], np.ndarray]
+    source: Source, blocks: Iterable[tuple[int, int]], indices_of: Callable[[int], np.ndarray]
 ) -> Generator[_Job, None, None]:
     for start, stop in blocks:
         block: Batch = {}

@@ -5,6 +5,7 @@ resident item is indices into arrays on the device, a streamed item is the examp
 `fetch` makes a batch of either.
 """
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -80,6 +81,8 @@ def training_blocks(
 ) -> Iterator[Any]:
     """Yield this process's share of the training batches, block after block: the batch law.
 
+    Blocks are taken as they are needed, so that memory does not grow with their number.
+
     Args:
         seed: one seed, or the seeds of M members, each of which has its own batches (resident
             splits only).
@@ -94,9 +97,12 @@ def training_blocks(
         return batch_indices(seed, step, batch_size, feed.num_examples)[places]
 
     if isinstance(seed, int):
-        return _blocks(feed, partial(indices_of, seed=seed), list(blocks))
+        return _blocks(feed, partial(indices_of, seed=seed), blocks)
     # Member by member within a block: the order of an epoch is drawn once for many steps.
-    members = [_blocks(feed, partial(indices_of, seed=own), list(blocks)) for own in seed]
+    members = [
+        _blocks(feed, partial(indices_of, seed=own), own_blocks)
+        for own, own_blocks in zip(seed, itertools.tee(blocks, len(seed)), strict=True)
+    ]
     stack = partial(jax.tree.map, lambda *arrays: np.stack(arrays, axis=-1))
     return (stack(*block) for block in zip(*members, strict=True))
 
@@ -112,16 +118,16 @@ def evaluation_blocks(feed: Feed, batch_size: int) -> Iterator[Any]:
     def positions(step: int) -> np.ndarray:
         return step * batch_size + here
 
-    steps = [(t, t + 1) for t in range(-(-feed.num_examples // batch_size))]
-    for (step, _), block in zip(
-        steps, _blocks(feed, lambda t: positions(t) % feed.num_examples, steps), strict=True
-    ):
+    steps = range(-(-feed.num_examples // batch_size))
+    one_by_one = ((t, t + 1) for t in steps)
+    batches = _blocks(feed, lambda t: positions(t) % feed.num_examples, one_by_one)
+    for step, block in zip(steps, batches, strict=True):
         places = positions(step)[None]
         yield block | {"position": places, "mask": (places < feed.num_examples).astype(np.float32)}
 
 
 def _blocks(
-    feed: Feed, indices_of: Callable[[int], np.ndarray], blocks: list[Block]
+    feed: Feed, indices_of: Callable[[int], np.ndarray], blocks: Iterable[Block]
 ) -> Iterator[dict[str, np.ndarray]]:
     if feed.resident:
         for start, stop in blocks:

@@ -13,7 +13,7 @@ from cnn_jax.devices.feed import Feed, Kind, evaluation_blocks, fetch, open_feed
 from cnn_jax.errors import UserError
 from cnn_jax.experiment import Experiment
 from cnn_jax.step import eval_step, mean_metrics
-from cnn_jax.trained import Step, open_run
+from cnn_jax.trained import Step, Trained, open_run
 
 Evaluator = Callable[[Any, Any, Feed], dict[str, Any]]
 Progress = Callable[[int, int], object]  # called with the examples done, and all there are
@@ -92,7 +92,15 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluate a checkpoint of a run as it was evaluated while training.
 
-    Arguments and errors: those of `trained.restore`, and
+    Arguments and errors: those of `trained.restore`; otherwise as `evaluate_trained`.
+    """
+    return evaluate_trained(open_run(folder, step, data_dir), split, batch_size, kind)
+
+
+def evaluate_trained(
+    trained: Trained, split: str | None = None, batch_size: int = 250, kind: Kind = "auto"
+) -> dict[str, Any]:
+    """Evaluate a network as it was evaluated while training.
 
     Args:
         split: of the run's dataset; None is the one it was evaluated on while training.
@@ -100,7 +108,6 @@ def evaluate_run(
     Returns:
         `{"run", "step", "split", "loss", …, "count"}`.
     """
-    trained = open_run(folder, step, data_dir)
     experiment = trained.experiment
     feed = open_feed(experiment.dataset, split or experiment.eval_split, kind)
     evaluate = make_evaluator(experiment, batch_size)

@@ -13,6 +13,7 @@ from cnn_jax.devices.feed import Feed
 from cnn_jax.devices.parallel import AXIS
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate.exact import make_walk
+from cnn_jax.ranges import check_range
 from cnn_jax.step import evaluation_logits
 from cnn_jax.trained import Trained
 
@@ -93,6 +94,7 @@ def views_of(trained: Trained, views: int) -> list[View]:
     Raises:
         UserError: it is another number, or evaluation does not crop the centre exactly once.
     """
+    check_range("--views", views, most=1000)
     crops = sum(isinstance(t, CentreCrop) for t in trained.experiment.eval_transforms)
     centre, corners = (1, 1), ((0, 0), (0, 2), (2, 0), (2, 2))
     k = round((views / 2) ** 0.5) if views > 0 else 0

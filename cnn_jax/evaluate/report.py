@@ -139,7 +139,7 @@ def write(folder: Path, assessments: Sequence[Assessment]) -> None:
     """Write the folder that the first lines of this file describe."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [row(assessment) for assessment in assessments]
-    (folder / "evaluation.json").write_text(json.dumps(rows, indent=2) + "\n")
+    (folder / "evaluation.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     flat = [_flat(values) for values in rows]
     columns = list(dict.fromkeys(name for values in flat for name in values))
     _write_csv(folder / "evaluation.csv", columns, ([v.get(c) for c in columns] for v in flat))
@@ -225,7 +225,7 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(rows)

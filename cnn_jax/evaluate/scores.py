@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 BINS = 15  # of Guo et al. (2017)
 RESAMPLES = 1000
@@ -114,6 +113,8 @@ def predictions(log_probabilities: np.ndarray) -> np.ndarray:
 
 def proportion(holds: np.ndarray) -> Estimate:
     """The share of bool [n] that is true, with Wilson's interval (1927)."""
+    from scipy import stats  # takes seconds to import
+
     test = stats.binomtest(int(holds.sum()), len(holds))
     interval = test.proportion_ci(method="wilson")
     return Estimate(float(holds.mean()), float(interval.low), float(interval.high))

@@ -23,11 +23,13 @@ from cnn_jax.augment.corrupt import SEVERITIES, corruption
 from cnn_jax.devices import parallel
 from cnn_jax.devices.feed import open_feed
 from cnn_jax.devices.parallel import sum_over_devices
-from cnn_jax.errors import UserError
 from cnn_jax.evaluate.exact import Progress, make_walk
 from cnn_jax.metrics import accuracy
+from cnn_jax.ranges import check_range
 from cnn_jax.step import evaluation_logits, example_keys
 from cnn_jax.trained import Trained
+
+MOST_SHIFT = 1000  # pixels; the places of a square of such shifts are listed
 
 Padding = Literal["zeros", "edge"]
 # (keys [b], images uint8 [b, H, W, C]) -> a function of one of the views -> images [b, H, W, C]
@@ -130,12 +132,10 @@ def shift_offsets(max_shift: int, stride: int = 1) -> np.ndarray:
     """The offsets 0, ±stride, ±2 stride, … up to ±`max_shift`, ascending.
 
     Raises:
-        UserError: `max_shift` is negative or `stride` not positive.
+        UserError: `max_shift` is negative or above `MOST_SHIFT`, or `stride` not positive.
     """
-    if max_shift < 0 or stride < 1:
-        raise UserError(
-            f"--max-shift must be 0 or more and --stride at least 1, got {max_shift} and {stride}"
-        )
+    check_range("--max-shift", max_shift, least=0, most=MOST_SHIFT)
+    check_range("--stride", stride, least=1)
     return stride * np.arange(-(max_shift // stride), max_shift // stride + 1)
 
 
@@ -157,9 +157,14 @@ def sweep_shifts(
         batch_size: examples at once. The counts do not depend on it.
 
     Raises:
-        UserError: a number is out of its range, or there is no such split.
+        UserError: a number is out of its range, the shift is more than twice as long as the
+            images, or there is no such split.
     """
     offsets = shift_offsets(max_shift, stride)
+    longest = max(trained.experiment.dataset.image_shape[:2])
+    # Beyond one side nothing of the image is left, but that is where the smallest images already
+    # are with the command's default.
+    check_range("--max-shift", max_shift, most=2 * longest)
     views = np.stack(np.meshgrid(offsets, offsets, indexing="ij"), -1).reshape(-1, 2)
     moved = _shifted(int(offsets[-1]), padding)
     counts = _count(trained, moved, views, len(views) // 2, split, batch_size, progress)

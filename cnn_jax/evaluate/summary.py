@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
 from cnn_jax.errors import UserError
 from cnn_jax.figures import save
@@ -92,6 +91,8 @@ def _interval(values: Sequence[float]) -> Interval:
     if n == 1:
         return {"mean": mean, "std": None, "low": None, "high": None}
     std = float(np.std(values, ddof=1))
+    from scipy import stats  # takes seconds to import
+
     half = float(stats.t.ppf(0.975, n - 1)) * std / n**0.5
     return {"mean": mean, "std": std, "low": mean - half, "high": mean + half}
 

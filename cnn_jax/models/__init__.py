@@ -31,6 +31,7 @@ from cnn_jax.models.lenet5_1998 import LeNet5_1998
 from cnn_jax.models.lenet1989 import LeNet1989
 from cnn_jax.models.mlp import MLP
 from cnn_jax.models.simard2003 import SimardConvNet, SimardMLP
+from cnn_jax.ranges import check_range
 
 __all__ = [
     "MLP",
@@ -48,6 +49,8 @@ __all__ = [
     "layers",
     "narrowed",
 ]
+
+MOST_WIDTH = 100  # times the width of a published network
 
 
 def count_parameters(params: Any) -> int:
@@ -81,8 +84,9 @@ def narrowed(network: Any, width: float) -> dict[str, Any]:
     """Return the fields `maps` and `units` of an AlexNet, each number times `width` and rounded.
 
     `AlexNet2014(classes=10, **narrowed(AlexNet2014, 0.25))` has a quarter of the features. Raises
-    UserError if some layer would be left without any.
+    UserError if some layer would be left without any, or `width` is above `MOST_WIDTH`.
     """
+    check_range("--width", width, above=0, most=MOST_WIDTH)
     if round(width * min(*network.maps, *network.units)) < 1:
         raise UserError(f"a width of {width} leaves a layer without maps: choose a larger width")
     return {

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from flax.typing import Initializer
 from jax.typing import DTypeLike
 
+from cnn_jax.ranges import check_range
+
 
 class MLP(nn.Module):
     """A fully connected network on the flattened image: fc1, fc2, ..., output.
@@ -24,7 +26,7 @@ class MLP(nn.Module):
 
     widths: units of each hidden layer. classes: number of logits. activation: after every hidden
     layer. dtype: what the network computes in; parameters are float32 regardless. kernel_init and
-    bias_init: of all layers.
+    bias_init: of all layers. Raises UserError for a width below 1.
     """
 
     widths: Sequence[int] = (800,)
@@ -44,6 +46,7 @@ class MLP(nn.Module):
         )
         x = images.reshape(images.shape[0], -1)
         for number, width in enumerate(self.widths, start=1):
+            check_range(f"the width of fc{number}", width, least=1)
             x = self.activation(dense(width, name=f"fc{number}")(x))
         logits = dense(self.classes, name="output")(x)
         return logits.astype(jnp.float32)

@@ -9,13 +9,16 @@ a save that is killed half-way is never taken for a checkpoint.
 The arrays are saved as NumPy arrays, without a trace of the devices that computed them: they
 restore on any number of devices.
 
-Orbax's metadata of a step hold, besides the receipt, a SHA-256 of the arrays and one of the
-metadata themselves. What is read is compared with them: arrays that come back are those that were
-saved, or `Damaged` is raised.
+Orbax's metadata of a step hold, besides the receipt and the run's metrics so far, the step, a
+SHA-256 of the arrays and one of the metadata themselves. What is read is compared with them: arrays
+that come back are those that were saved, or `Damaged` is raised.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +32,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
 from cnn_jax.errors import UserError
+from cnn_jax.machine_limits import limit_reached
 from cnn_jax.runs import arrays
 
 ITEM = "default"  # Orbax's own name: its managers find such an item without being told of it
@@ -66,16 +70,13 @@ class Checkpoints:
         keep: int = 3,
         best: str | None = None,
         read_only: bool = False,
-        receipt: Mapping[str, Any] | None = None,
     ):
         """Open the checkpoints in `folder`.
 
         Args:
             best: the metric by which the checkpoint with the highest value is kept; None for none.
-            receipt: stored with each checkpoint, as JSON: the run that wrote it.
         """
         self.folder = folder
-        self._receipt = dict(receipt or {})
         self._metric = best
         self._scores: dict[int, float | None] = {}
         self._manager = ocp.CheckpointManager(
@@ -108,22 +109,40 @@ class Checkpoints:
         numbered = {int(path.name) for path in self.folder.glob("*") if path.name.isdecimal()}
         return sorted(numbered | set(self.steps()), reverse=True)
 
-    def save(self, step: int, state: Any, metrics: Mapping[str, float] | None = None) -> None:
+    def refresh(self) -> None:
+        """Look again at what is on the disk, where another process may save and remove."""
+        self._manager.reload()
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        evaluation: Mapping[str, float] | None = None,
+        receipt: Mapping[str, Any] | None = None,
+        metrics_jsonl: str = "",
+    ) -> None:
         """Copy `state` and start writing it; an earlier write is waited for.
 
-        Without `metrics` the checkpoint does not compete for the best. Call `wait` before reading.
+        Call `wait` before reading.
+
+        Args:
+            evaluation: metrics; without them the checkpoint does not compete for the best.
+            receipt: the run that writes it, as JSON values.
+            metrics_jsonl: the lines of that file so far.
 
         Raises:
             UserError: this write or an earlier one failed, for lack of space perhaps.
         """
         self.wait()
-        stored, evaluation = arrays.to_stored(state), dict(metrics or {})
+        stored, evaluation = arrays.to_stored(state), dict(evaluation or {})
         self._scores[step] = evaluation.get(self._metric or "")
         about = {
+            "step": step,
             "sha256": arrays.sha256(state),
             "arrays": arrays.describe(state),
             "evaluation": evaluation,
-            "receipt": self._receipt,
+            "receipt": dict(receipt or {}),
+            "metrics_jsonl": metrics_jsonl,
         }
         try:
             self._manager.save(
@@ -136,11 +155,15 @@ class Checkpoints:
             raise self._unwritten(error) from error
 
     def about(self, step: int) -> dict[str, Any]:
-        """Read what was stored with the arrays: "sha256", "arrays", "evaluation" and "receipt".
+        """Read what was stored with the arrays.
+
+        Returns:
+            "step", "sha256", "arrays" (their types and shapes), "evaluation", "receipt" and
+            "metrics_jsonl", as `save` had them.
 
         Raises:
-            UserError: there is no such step.
-            Damaged: it cannot be read.
+            UserError: there is no such step, it was renamed, or it may not be read.
+            Damaged: it is not what was saved.
         """
         if step not in self._manager.all_steps():
             known = ", ".join(map(str, self.steps())) or "none"
@@ -149,9 +172,14 @@ class Checkpoints:
             about = dict(self._manager.metadata(step).custom_metadata or {})
             if about.pop("about_sha256", None) != _json_sha256(about):
                 raise ValueError("its metadata do not have the checksum they were saved with")
-            return about
         except Exception as error:  # readers of damaged files raise all sorts of things
-            raise self._damaged(step, error) from error
+            raise self._unreadable(step, error) from error
+        if about["step"] != step:
+            raise UserError(
+                f"checkpoint {self.folder / str(step)} was saved as step {about['step']}: give the "
+                "folder that name again, or remove it"
+            )
+        return about
 
     def restore(self, step: int, like: Any) -> Any:
         """Read the state of `step` as NumPy arrays; random keys come back as keys.
@@ -160,7 +188,7 @@ class Checkpoints:
             like: a pytree of arrays or `jax.ShapeDtypeStruct` with the structure that was saved.
 
         Raises:
-            UserError: there is no such step, or its arrays are not those of `like`.
+            UserError: `about`'s, or its arrays are not those of `like`.
             Damaged: what is read is not what was saved.
         """
         about, expected = self.about(step), arrays.describe(like)
@@ -176,26 +204,35 @@ class Checkpoints:
             restored = self._manager.restore(step, args=ocp.args.Composite(**{ITEM: shapes}))
             state = arrays.from_stored(restored[ITEM], like)
         except Exception as error:  # readers of damaged files raise all sorts of things
-            raise self._damaged(step, error) from error
+            raise self._unreadable(step, error) from error
         if arrays.sha256(state) != about["sha256"]:
             raise self._damaged(step, "its arrays do not have the checksum they were saved with")
         return state
 
     def restore_newest(
-        self, like: Any, say: Callable[[str], object], set_aside: Path | None = None
+        self,
+        like: Any,
+        say: Callable[[str], object],
+        set_aside: Path | None = None,
+        check: Callable[[int, Mapping[str, Any]], object] = lambda step, receipt: None,
     ) -> tuple[int, Any] | None:
         """Read the newest whole checkpoint: `(step, state)`, or None if there is no checkpoint.
 
         Args:
             say: called with a line about each damaged checkpoint that is passed over.
             set_aside: the folder to move those to, so that their steps can be saved again.
+            check: called with the step and receipt of a checkpoint; raises UserError if it is not
+                of this run.
 
         Raises:
-            UserError: none of the checkpoints is whole, or their arrays are not those of `like`.
+            UserError: none of the checkpoints is whole, one is not of this run, was renamed or may
+                not be read, or their arrays are not those of `like`.
         """
         steps = self.present()
         for step in steps:
             try:
+                if step in self.steps():
+                    check(step, self.about(step)["receipt"])
                 state = self.restore(step, like)
             except Damaged as error:
                 damage = str(error)
@@ -226,13 +263,16 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._manager.close()
+            with contextlib.suppress(*WRITE_ERRORS):  # Orbax raises what `wait` said once more
+                self._manager.close()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        # What ended the block is what the user must hear, not what follows from it.
+        with contextlib.nullcontext() if kind is None else contextlib.suppress(UserError):
+            self.close()
 
     def _score(self, step: int) -> float | None:
         if step not in self._scores and self._metric is not None:
@@ -254,15 +294,25 @@ class Checkpoints:
             multihost_utils.sync_global_devices("damaged checkpoints set aside")
         self._manager.reload()
 
-    def _damaged(self, step: int, error: Exception | str) -> Damaged:
-        reason = " ".join(str(error).split()) or type(error).__name__
+    def _unreadable(self, step: int, error: Exception) -> UserError:
+        """What to say of a checkpoint whose reader raised `error`: damage, or a machine's limit."""
+        folder = self.folder / str(step)
+        if not all(os.access(p, os.R_OK, effective_ids=True) for p in (folder, *folder.rglob("*"))):
+            # Orbax takes what it may not read for missing.
+            error = PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        if limit := limit_reached(error):
+            return UserError(f"checkpoint {folder} cannot be read: {limit}")
+        text = " ".join(str(error).split()) or type(error).__name__
+        return self._damaged(step, text)
+
+    def _damaged(self, step: int, reason: str) -> Damaged:
         return Damaged(f"checkpoint {self.folder / str(step)} is damaged: {reason[:300]}")
 
     def _unwritten(self, error: Exception) -> UserError:
         latest = self.latest()
         last = "there is none" if latest is None else f"the last whole one is of step {latest}"
-        reason = " ".join(str(error).split())
-        return UserError(f"no checkpoint can be written to {self.folder}, {last}: {reason[-300:]}")
+        reason = limit_reached(error) or " ".join(str(error).split())[-300:]
+        return UserError(f"no checkpoint can be written to {self.folder}, {last}: {reason}")
 
 
 class _Best:

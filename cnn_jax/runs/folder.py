@@ -1,8 +1,8 @@
 """The run folder. It holds all that is needed to build the run again:
 
-config.json       the experiment's name, its resolved config, options and environment
+config.json       the receipt: the experiment's name, its resolved config, options, environment
 experiment.py     a copy of the script; loading the run executes it
-checkpoints/      one folder for each step kept, with a copy of the two files above in it
+checkpoints/      one folder for each step kept, with a copy of the receipt and of metrics.jsonl
 damaged/          checkpoints that were not whole and were passed over
 metrics.jsonl     means over training steps, and evaluations; repeatable byte for byte
 timing.jsonl      images/s and seconds, not repeatable
@@ -11,7 +11,7 @@ result.json       the final, exact evaluation
 """
 
 import contextlib
-import dataclasses
+import errno
 import fcntl
 import hashlib
 import importlib.util
@@ -20,17 +20,25 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, get_type_hints
 
 from cnn_jax.atomic_write import atomic_write
-from cnn_jax.errors import UserError
+from cnn_jax.errors import UserError, warn
+from cnn_jax.runs import trust
 from cnn_jax.runs.environment import differences, environment, imported_scripts
+from cnn_jax.runs.receipt import (
+    CONTENT,
+    brief,
+    changes,
+    describe,
+    last_process,
+    process_changes,
+    script_text,
+)
+from cnn_jax.runs.settings import to_json
 
-# The content of config.json.
-NAMES = (
-    "experiment", "config", "dataset", "several", "imports", "options", "environment", "overridden"
-)  # fmt: skip
 # Fields of a config that decide which examples a step sees, and under which random keys.
 ORDER = ("dataset", "train_split", "batch_size", "seed")
 
@@ -63,100 +71,112 @@ def default_folder(script: Path, config: Any, several: Mapping[str, Any] | None 
     return Path("runs") / f"{script.stem}-{hashlib.sha256(content).hexdigest()[:8]}"
 
 
-def identity(
-    script: Path,
-    config: Any,
-    dataset: dict[str, Any],
-    several: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """What a run is recognized by.
-
-    Args:
-        dataset: the name, version and hashes of its data.
-        several: the seeds or values that are trained side by side, if there are several.
-    """
-    return {
-        "experiment": script.stem,
-        "config": to_json(config),
-        "dataset": dataset,
-        "several": dict(several or {}),
-        "imports": imported_scripts(script),
-    }
-
-
 @contextlib.contextmanager
 def claim(
     folder: Path, script: Path, identity: dict[str, Any], options: Any, override: bool = False
-) -> Iterator[None]:
+) -> Iterator[Callable[[int], None]]:
     """Create or reopen the run folder, and lock other programs out of it inside the block.
 
-    `override` allows another config than the folder's, which it replaces; "overridden" in
-    config.json keeps the earlier ones. The fields in `ORDER` may not change.
+    Args:
+        override: allow another config than the folder's, which it replaces; "overridden" in
+            config.json keeps the earlier ones. The fields in `ORDER` may not change.
+
+    Yields:
+        a function to be called with the step at which training starts, once nothing can refuse it
+        any more: it writes down the config and process with which a run goes on.
 
     Raises:
         UserError: the folder holds another run or something else, is in use or cannot be written.
     """
     is_new = not (folder / "config.json").exists()
     if not is_new:
-        check(folder, script, _overriding(folder, identity) if override else identity)
+        check(folder, script, identity, override)
     elif folder.exists():
         # A start that was killed before config.json was written may be repeated.
-        partial = re.compile(r"experiment\.py|\.lock|\.config\.json\..*")
-        if not (folder.is_dir() and all(partial.fullmatch(p.name) for p in folder.iterdir())):
+        partial_start = re.compile(r"experiment\.py|\.lock|\.config\.json\..*")
+        if not (folder.is_dir() and all(partial_start.fullmatch(p.name) for p in folder.iterdir())):
             raise UserError(f"{folder} is not a run folder and not empty: choose another --workdir")
-    content = identity | {"options": to_json(options), "environment": environment()}
-    content |= {"overridden": []}
+    content = identity | {"origin": str(script.absolute())}
+    content |= {"options": to_json(options), "environment": environment()}
+    content |= {"continued": [], "overridden": []}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends
+        lock = _lock(folder)
         if is_new:
             (folder / "experiment.py").write_bytes(script.read_bytes())
             # Last, and whole or not at all, since it makes the folder a run.
             _write_config(folder, content)
-        elif override:
-            saved = describe(folder)
-            if saved["config"] != identity["config"]:
-                overridden = [*saved["overridden"], saved["config"]]
-                if (result := folder / "result.json").exists():  # the run had ended
-                    result.rename(folder / f"result-{len(overridden)}.json")
-                _write_config(folder, saved | identity | {"overridden": overridden})
     except BlockingIOError as error:
         raise UserError(f"{folder} is in use: another program is training there") from error
     except OSError as error:
         raise UserError(f"{folder} cannot be made a run folder: {error}") from error
+    with contextlib.suppress(OSError, RuntimeError):  # then opening the run will ask
+        trust.remember(script)
     with lock:
-        yield
+        yield partial(_begin, folder, content)
 
 
-def _overriding(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """The identity with the folder's config, except for the fields that may not be overridden."""
-    kept = {name: value for name, value in identity["config"].items() if name in ORDER}
-    return identity | {"config": describe(folder)["config"] | kept}
+def _lock(folder: Path) -> IO[str]:
+    """Lock the folder until the file that is returned is closed. Raises BlockingIOError."""
+    lock = (folder / ".lock").open("w", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends
+    except OSError as error:
+        # Some cluster file systems have no locks.
+        if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL):
+            raise
+        warn(f"the file system of {folder} has no locks: make sure that nothing else trains there")
+    return lock
+
+
+def _begin(folder: Path, content: Mapping[str, Any], step: int) -> None:
+    """Write down in config.json how the run in `folder` goes on from `step`, if that is news.
+
+    Args:
+        content: what config.json would be if the run began now.
+    """
+    saved = describe(folder)
+    updated, result = dict(saved), folder / "result.json"
+    if saved["config"] != content["config"]:
+        updated["config"] = content["config"]
+        updated["overridden"] = [*saved["overridden"], saved["config"]]
+        if result.exists():  # the run had ended
+            result.rename(folder / f"result-{len(updated['overridden'])}.json")
+    process = {name: content[name] for name in ("options", "environment")}
+    # A process that finds the run ended computes nothing that anybody keeps.
+    if process_changes(last_process(saved), process) and not result.exists():
+        updated["continued"] = [*saved["continued"], {"step": step, **process}]
+    if updated != saved:
+        _write_config(folder, updated)
 
 
 def _write_config(folder: Path, content: dict[str, Any]) -> None:
+    ordered = {name: content[name] for name in CONTENT}
     with atomic_write(folder / "config.json") as file:
-        file.write(f"{json.dumps(content, indent=2)}\n".encode())
+        file.write(f"{json.dumps(ordered, indent=2)}\n".encode())
 
 
-def check(folder: Path, script: Path, identity: dict[str, Any]) -> None:
+def check(folder: Path, script: Path, identity: dict[str, Any], override: bool = False) -> None:
     """Refuse a folder that holds a run of another experiment, config, dataset or script.
 
+    Args:
+        override: allow another config, but for the fields in `ORDER`.
+
     Raises:
-        UserError: there are differences; it names each.
+        UserError: there are differences; it names them all.
     """
-    old, new = _flat(describe(folder)), _flat(identity)
+    if override:
+        kept = {name: value for name, value in identity["config"].items() if name in ORDER}
+        identity = identity | {"config": describe(folder)["config"] | kept}
     differences = [
-        f"{name} is {old.get(name)!r} there and {new.get(name)!r} here"
-        for name in dict.fromkeys((*new, *old))
-        if old.get(name) != new.get(name)
+        f"{name} is {brief(there)} there and {brief(here)} here"
+        for name, there, here in changes(describe(folder), identity)
     ]
     if differences:
         raise UserError(
             f"{folder} holds another run ({'; '.join(differences)}): choose another --workdir"
         )
-    if (folder / "experiment.py").read_bytes() != script.read_bytes():
+    if script_text(folder) != script.read_text(encoding="utf-8"):
         raise UserError(
             f"{script} has changed since the run in {folder} began: choose another --workdir, "
             f"or take the script back from {folder / 'experiment.py'}"
@@ -164,28 +184,55 @@ def check(folder: Path, script: Path, identity: dict[str, Any]) -> None:
 
 
 def load(folder: Path) -> tuple[Callable[..., Any], Any, Path | None]:
-    """Import the experiment of a run folder.
+    """Import the experiment of a run folder, which executes its script.
 
     Returns:
         `(build, config, data_dir)`: `build(config, data_dir)` is the experiment as it was trained.
 
     Raises:
-        UserError: there is no run, or its script cannot be imported here.
+        UserError: there is no run, or its script is not trusted or cannot be imported here.
     """
     content = describe(folder)
+    script = folder / "experiment.py"
+    trust.check(script)
     name = f"cnn_jax_run_{content['experiment']}"
-    spec = importlib.util.spec_from_file_location(name, folder / "experiment.py")
+    spec = importlib.util.spec_from_file_location(name, script)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
+    # Last, so that nothing is found there that this process has elsewhere.
+    if (origin := str(Path(content["origin"]).parent)) not in sys.path:
+        sys.path.append(origin)
     try:
         spec.loader.exec_module(module)
         config = module.Config(**content["config"])
-    except (ImportError, AttributeError, TypeError, SyntaxError, FileNotFoundError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{folder / 'experiment.py'} cannot be loaded here: {reason}") from error
-    data_dir = content["options"]["data_dir"]
-    return module.build, config, data_dir and Path(data_dir)
+        build = module.build
+    except ImportError as error:
+        raise UserError(
+            f"{script} cannot be loaded here: {error}; set PYTHONPATH to the folder that has it"
+        ) from error
+    except Exception as error:  # whatever a script may raise
+        raise UserError(f"{script} cannot be loaded here: {_reason(error)}") from error
+    if wrong := _mistyped(config, module.Config):
+        raise UserError(f"{folder / 'config.json'} is damaged: {wrong}")
+    data_dir = content["options"].get("data_dir")
+    if not isinstance(data_dir, str | None):
+        raise UserError(f"{folder / 'config.json'} is damaged: data_dir is {data_dir!r}")
+    return build, config, None if data_dir is None else Path(data_dir)
+
+
+def _mistyped(config: Any, config_class: type[Any]) -> str:
+    """A field whose value is not of its declared type, in words; "" if there is none."""
+    for name, kind in get_type_hints(config_class).items():
+        value = getattr(config, name)
+        kinds = (int, float) if kind is float else (kind,)
+        if kind in (int, float, bool, str) and type(value) not in kinds:
+            return f"{name} is {brief(value)}"
+    return ""
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def steps_per_epoch(folder: Path) -> float | None:
@@ -193,31 +240,6 @@ def steps_per_epoch(folder: Path) -> float | None:
     described = describe(folder)
     batch_size = described["config"].get("batch_size")
     return described["dataset"]["train"] / batch_size if batch_size else None
-
-
-def to_json(scalars: Any) -> dict[str, Any]:
-    """Turn a dataclass of scalars into what JSON returns: floats as floats, paths absolute."""
-
-    def value_of(field: dataclasses.Field) -> Any:
-        value = getattr(scalars, field.name)
-        if isinstance(value, Path):
-            return str(value.expanduser().absolute())
-        return float(value) if field.type in (float, "float") else value
-
-    values = {field.name: value_of(field) for field in dataclasses.fields(scalars)}
-    return json.loads(json.dumps(values))
-
-
-def flags(scalars: Mapping[str, Any]) -> list[str]:
-    """The command-line flags that set a config or options to these values; None is left out."""
-    written: list[str] = []
-    for name, value in scalars.items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            written.append(f"--{flag}" if value else f"--no-{flag}")
-        elif value is not None:
-            written += [f"--{flag}", str(value)]
-    return written
 
 
 def command(script: Path, arguments: Sequence[str]) -> list[str]:
@@ -234,36 +256,3 @@ def search_path() -> dict[str, str]:
 def environment_changes(folder: Path) -> list[str]:
     """The differences between this process's environment and the one that the run began in."""
     return differences(describe(folder)["environment"], environment())
-
-
-def receipt(folder: Path, seed: int) -> dict[str, Any]:
-    """What is stored with each checkpoint: config.json, the script and this process's environment.
-
-    A run may go on in another environment than it began in. {} if the folder is not a run folder.
-    """
-    if not (folder / "config.json").exists():
-        return {}
-    script = (folder / "experiment.py").read_text()
-    return describe(folder) | {"seed": seed, "script": script, "environment": environment()}
-
-
-def describe(folder: Path) -> dict[str, Any]:
-    """The content of config.json. Raises UserError if there is none or it is damaged."""
-    try:
-        content = json.loads((folder / "config.json").read_text())
-        return {name: content[name] for name in NAMES}
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{folder} is not a run folder: it has no config.json") from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{folder / 'config.json'} is damaged: {error}") from error
-
-
-def _flat(identity: dict[str, Any]) -> dict[str, Any]:
-    """What is compared of two identities, by the name that messages call it."""
-    return {
-        "experiment": identity["experiment"],
-        **identity["config"],
-        **identity["several"],
-        **{f"the script {name}": sha[:12] for name, sha in identity["imports"].items()},
-        **{f"the dataset's {name}": value for name, value in identity["dataset"].items()},
-    }

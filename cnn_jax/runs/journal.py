@@ -1,11 +1,13 @@
 """Write and show the metrics of a run: metrics.jsonl, timing.jsonl, TensorBoard, progress bar.
 
 `metrics.jsonl` holds only what the laws make repeatable (no clock), so that two runs can be
-compared byte for byte; `timing.jsonl` holds the rest.
+compared byte for byte; `timing.jsonl` holds the rest. A checkpoint keeps a copy of the first, from
+which a resumed run goes on: what became of the file in the meantime does not matter.
 """
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -17,7 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cnn_jax.atomic_write import atomic_write
-from cnn_jax.errors import UserError
+from cnn_jax.errors import UserError, warn
+from cnn_jax.runs.receipt import brief
 
 
 @contextlib.contextmanager
@@ -39,9 +42,21 @@ with _not_installed("torch"):
 class Record:
     """Writes and shows one run's metrics. With `quiet` (all processes but one) it does nothing."""
 
-    def __init__(self, folder: Path, step: int, total_steps: int, quiet: bool = False):
-        """Open the files of `folder` at `step`, and remove later lines of a run that was killed."""
+    def __init__(
+        self,
+        folder: Path,
+        step: int,
+        total_steps: int,
+        quiet: bool = False,
+        metrics_jsonl: str = "",
+    ):
+        """Open the files of `folder` at `step`, and remove later lines of a run that was killed.
+
+        Args:
+            metrics_jsonl: the lines of that file up to `step`.
+        """
         self._quiet = quiet
+        self.metrics_jsonl = ""  # the lines so far
         self._compiled: set[int] = set()  # lengths of dispatches
         self._since: tuple[float, int] | None = None  # when, and at which step, the clock started
         if quiet:
@@ -49,8 +64,9 @@ class Record:
         self._console = Console()
         self._metrics = folder / "metrics.jsonl"
         self._timing = folder / "timing.jsonl"
-        for path in (self._metrics, self._timing):
-            _cut_after(path, step)
+        self.metrics_jsonl = metrics_jsonl
+        _put_back(self._metrics, metrics_jsonl)
+        _cut_after(self._timing, step)
         self._tensorboard = SummaryWriter(
             str(folder / "tensorboard"),
             purge_step=step + 1,
@@ -113,7 +129,7 @@ class Record:
             seconds = (now - since) / (step - first)  # per step
             rate = examples / seconds
             line = {"step": step, "seconds": now - self._opened, "images_per_second": rate}
-            _append(self._timing, line)
+            _append(self._timing, json.dumps(line) + "\n")
             self._tensorboard.add_scalar("train/images_per_second", rate, step)
             speed = f"  {rate:,.0f} images/s"
             left = f"  {_clock(seconds * (self._total - step))} left"
@@ -129,9 +145,12 @@ class Record:
             self.say(f"step {step}/{self._total}  {split}: {shown(metrics)}")
 
     def flush(self) -> None:
-        """Write TensorBoard's events to the disk; the other files are never behind."""
+        """Return when the lines so far are on the disk, so that a power cut cannot take them."""
         if not self._quiet:
             self._tensorboard.flush()
+            if self._metrics.exists():
+                with self._metrics.open("rb") as file:
+                    os.fsync(file.fileno())
 
     def __enter__(self) -> "Record":
         return self
@@ -142,7 +161,9 @@ class Record:
             self._tensorboard.close()
 
     def _write(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
-        _append(self._metrics, {"step": step, "split": split, **metrics})
+        line = json.dumps({"step": step, "split": split, **metrics}) + "\n"
+        self.metrics_jsonl += line
+        _append(self._metrics, line)
         for name, value in metrics.items():
             if name != "members":
                 self._tensorboard.add_scalar(f"{split}/{name}", value, step)
@@ -155,9 +176,32 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a .jsonl file, without a last line that a kill cut short."""
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines]
+    """Read a .jsonl file, without a last line that a kill cut short.
+
+    Raises:
+        UserError: a line is damaged, or the file cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+        content = [json.loads(line) for line in lines]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+    for number, line in enumerate(content, 1):
+        if not (isinstance(line, dict) and all(map(_fits, line, line.values()))):
+            raise UserError(f"{path} is damaged: line {number} is {brief(line)}")
+    return content
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Whether a value is of the kind that a line of metrics has under that name."""
+    if name == "split":
+        return isinstance(value, str)
+    if name == "members":
+        lists = value.values() if isinstance(value, dict) else [None]
+        return all(isinstance(x, list) and all(_fits("", v) for v in x) for x in lists)
+    return isinstance(value, int if name == "step" else int | float) and value is not True
 
 
 def read_curves(folder: Path) -> dict[str, dict[str, np.ndarray]]:
@@ -169,7 +213,7 @@ def read_curves(folder: Path) -> dict[str, dict[str, np.ndarray]]:
     curves: dict[str, dict[str, list[Any]]] = {}
     for line in read_lines(folder / "metrics.jsonl"):
         members = line.pop("members", {})
-        split = curves.setdefault(line.pop("split"), {})
+        split = curves.setdefault(line.pop("split", ""), {})
         line.pop("count", None)
         for name, value in line.items():
             split.setdefault(name, []).append(
@@ -185,16 +229,32 @@ def last_step(folder: Path) -> int:
     return max((line["step"] for line in read_lines(folder / "metrics.jsonl")), default=0)
 
 
-def _append(path: Path, line: Mapping[str, Any]) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+def _append(path: Path, line: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line)
+
+
+def _put_back(path: Path, text: str) -> None:
+    """Make `text` the content of a file, with a word if the file did not begin like that."""
+    before = path.read_bytes() if path.exists() else b""
+    if not before.startswith(text.encode()):
+        warn(f"{path} was not as the run had left it: its lines are taken from the checkpoint")
+    if before != text.encode():
+        with atomic_write(path) as file:
+            file.write(text.encode())
 
 
 def _cut_after(path: Path, step: int) -> None:
-    if path.exists():
-        kept = [json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= step]
-        with atomic_write(path) as file:
-            file.write("".join(kept).encode())
+    """Remove the lines after `step`, and damaged ones, of a file that nothing depends on."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line + b"\n")
+    with atomic_write(path) as file:
+        file.write(b"".join(kept))
 
 
 def shown(metrics: Mapping[str, Any], most: int | None = None) -> str:

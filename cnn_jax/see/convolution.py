@@ -13,8 +13,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from cnn_jax.command_line import local_path
 from cnn_jax.errors import UserError
+from cnn_jax.machine_limits import limit_reached
 from cnn_jax.models.layers import Conv
+from cnn_jax.wording import nearest, quoted
+
+MOST_WEIGHTS = 10_000_000  # of a kernel
 
 _TOP = np.array([[-1, -1, -1], [1, 1, 1], [0, 0, 0]], np.float32)  # dark above bright
 _CORNER = np.array([[-1, -1, -1], [-1, 2, 1], [-1, 1, 1]], np.float32)  # of a bright object
@@ -104,18 +109,36 @@ def kernel_of(text: str) -> np.ndarray:
     """
     if text in KERNELS:
         return KERNELS[text]
+    name = f"--kernel {quoted(text)}"
+    file = local_path(text) if text.endswith(".npy") else None
     try:
-        if text.endswith(".npy"):
-            kernel = np.load(Path(text), allow_pickle=False)
-        else:
-            kernel = np.array(json.loads(text))
+        kernel = np.array(json.loads(text)) if file is None else _read_array(file)
+    except RecursionError:
+        raise UserError(f"{name} has more brackets in each other than a kernel has") from None
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(
-            f"--kernel {text} is not a kernel: give {', '.join(KERNELS)}, a .npy file, "
-            'or rows of numbers such as "[[-1, -1], [1, 1]]"'
-        ) from error
+        if limit := limit_reached(error):
+            raise UserError(f"{name}: {limit}") from error
+        ways = 'or give a .npy file, or rows of numbers such as "[[-1, -1], [1, 1]]"'
+        if text.lstrip().startswith("["):
+            ways = 'give rows of equally many numbers, such as "[[-1, -1], [1, 1]]"'
+            raise UserError(f"{name} is not a grid of numbers: {ways}") from error
+        raise UserError(f"{name} is not a kernel: {nearest(text, KERNELS)}; {ways}") from error
     if kernel.ndim not in (2, 3) or kernel.size == 0 or kernel.dtype.kind not in "iuf":
-        raise UserError(f"--kernel {text} is not a grid of numbers [rows, columns(, channels)]")
-    if not np.isfinite(kernel.astype(np.float32)).all():
-        raise UserError(f"--kernel {text} holds numbers that are not finite")
-    return kernel.astype(np.float32)
+        raise UserError(f"{name} is not a grid of numbers [rows, columns(, channels)]")
+    if kernel.size > MOST_WEIGHTS:
+        raise UserError(f"{name} holds {kernel.size:,} numbers, of at most {MOST_WEIGHTS:,}")
+    with np.errstate(over="ignore"):  # is found in the next line
+        kernel = kernel.astype(np.float32)
+    if not np.isfinite(kernel).all():
+        raise UserError(f"{name} holds numbers that are not finite, or too large for float32")
+    return kernel
+
+
+def _read_array(path: Path) -> np.ndarray:
+    """An array of a .npy file, not yet read. Raises ValueError if the file holds another thing."""
+    if path.exists() and not path.is_file():
+        raise ValueError("not a file")  # but a pipe, perhaps, for which a reader would wait
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(array, np.ndarray):
+        raise ValueError("an archive of arrays")
+    return array

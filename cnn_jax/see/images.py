@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from cnn_jax.data import Dataset, load_dataset
-from cnn_jax.data.decode import DECODE_ERRORS, decode
+from cnn_jax.data.decode import DECODE_ERRORS, decode, read_encoded, reason
 from cnn_jax.errors import UserError
 
 
@@ -34,17 +34,21 @@ def open_image(where: str, data_dir: Path | None = None) -> np.ndarray:
 def open_file(path: Path, channels: int, size: int | None = None) -> np.ndarray:
     """Read an image file as uint8 [H, W, channels], and crop it to a square of `size` if given.
 
-    The image is resized first, so that its shorter side is `size`.
+    The image is resized first, so that its shorter side is `size`. What is transparent shows white.
 
     Raises:
         UserError: there is no such file, or it is not an image.
     """
-    if not path.is_file():
-        raise UserError(f"{path} is neither an image file nor DATASET:SPLIT:INDEX")
     try:
-        return decode(path.read_bytes(), channels, size)
+        if not path.is_file():
+            raise UserError(f"{path} is neither an image file nor DATASET:SPLIT:INDEX")
+        with path.open("rb") as file:
+            encoded = read_encoded(file, path.stat().st_size)
+        return decode(encoded, channels, size)
     except DECODE_ERRORS as error:
-        raise UserError(f"{path} cannot be read as an image") from error
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} cannot be read as an image: {reason(error)}") from error
 
 
 def example(dataset: Dataset, split: str, index: int) -> tuple[np.ndarray, int]:

@@ -22,6 +22,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.core import Tracer
 from numpy.lib.stride_tricks import sliding_window_view
 
 from cnn_jax.errors import UserError
@@ -67,6 +68,12 @@ def layer_list(model: Any, variables: Mapping[str, Any], images: Any) -> list[La
 
     layers: list[Layer] = []
     value, name = images, "the image"
+    hidden = [call for call in calls if call.is_leaf and isinstance(call.output, Tracer)]
+    if hidden:
+        raise UserError(
+            f"the values of {hidden[0].name} cannot be seen, since it runs inside nn.remat or "
+            "another transformation: build the network without it"
+        )
     for call in filter(_computes, calls):
         inputs = np.asarray(call.input)
         layers += _between(value, inputs, name, call.name)

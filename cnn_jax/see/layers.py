@@ -21,6 +21,7 @@ from cnn_jax.models.layers import Conv
 from cnn_jax.models.lecun_layers import Table, TableConv
 from cnn_jax.step import prepare_images
 from cnn_jax.trained import Trained
+from cnn_jax.wording import nearest, quoted
 
 T = TypeVar("T")
 
@@ -74,7 +75,9 @@ def chosen(layers: Mapping[str, T], names: Sequence[str]) -> dict[str, T]:
     """
     unknown = [name for name in names if name not in layers]
     if unknown:
-        raise UserError(f"there is no layer {unknown[0]!r} here; there are {', '.join(layers)}")
+        raise UserError(
+            f"there is no layer {quoted(unknown[0])} here: {nearest(unknown[0], layers)}"
+        )
     return {name: layer for name, layer in layers.items() if name in names or not names}
 
 

@@ -17,6 +17,8 @@ from cnn_jax.see.receptive import Box, receptive_field
 from cnn_jax.step import prepare_images
 from cnn_jax.trained import Trained
 
+MOST_PATCHES = 1000  # in one figure
+
 
 @dataclass(frozen=True)
 class Excited:
@@ -58,8 +60,10 @@ def maximize(
     Raises:
         UserError: there is no such layer, unit or split, or a number is out of its range.
     """
-    if count < 1 or batch_size < 1:
-        raise UserError(f"--count and --batch-size are at least 1, got {count} and {batch_size}")
+    if not 1 <= count <= MOST_PATCHES:
+        raise UserError(f"--count must be 1 to {MOST_PATCHES}, got {count}")
+    if batch_size < 1:
+        raise UserError(f"--batch-size must be at least 1, got {batch_size}")
     experiment = trained.experiment
     blank = prepared(trained, np.zeros(experiment.dataset.image_shape, np.uint8))
     variables = trained.variables

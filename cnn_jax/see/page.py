@@ -13,6 +13,7 @@ unit is 32,767. That is as short as float16, and closer to trained weights.
 
 import base64
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,17 +54,22 @@ def make_page(
         UserError: the networks do not fit together, are too large, or have a layer or a transform
             that the page does not know.
     """
-    content = page_content(networks, split, examples, half)
-    html = (TEMPLATE / "page.html").read_text()
-    # In a script element only "</" and "<!--" could end the data early.
     parts = {
-        "{{style}}": (TEMPLATE / "page.css").read_text(),
-        "{{content}}": json.dumps(content).replace("<", "\\u003c"),
-        "{{script}}": "\n".join((TEMPLATE / f"{name}.js").read_text() for name in SCRIPTS),
+        "style": _template("page.css"),
+        "content": _json_in_script(page_content(networks, split, examples, half)),
+        "script": "\n".join(_template(f"{name}.js") for name in SCRIPTS),
     }
-    for mark, text in parts.items():
-        html = html.replace(mark, text)
-    return html
+    # In one pass, so that a mark inside a part, as in the name of a class, stays what it is.
+    return re.sub(r"\{\{(\w+)\}\}", lambda mark: parts[mark[1]], _template("page.html"))
+
+
+def _template(name: str) -> str:
+    return (TEMPLATE / name).read_text(encoding="utf-8")
+
+
+def _json_in_script(content: Mapping[str, Any]) -> str:
+    """JSON in ASCII without "<", with which alone "</script>" and "<!--" could end it early."""
+    return json.dumps(content).replace("<", "\\u003c")
 
 
 def page_content(
@@ -78,7 +84,8 @@ def page_content(
     _check_size(networks)
     too_long = 4 * _count_weights(networks) > MAX_BYTES
     kind = "int16" if half or too_long else "float32"
-    indices = np.unique(np.linspace(0, len(source) - 1, examples).round().astype(int))
+    count = min(examples, len(source))
+    indices = np.unique(np.linspace(0, len(source) - 1, count).round().astype(int))
     batch = source.read(indices)
     return {
         "classes": list(first.dataset.class_names),

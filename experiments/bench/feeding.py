@@ -31,7 +31,7 @@ import simplejpeg
 from PIL import Image
 
 from cnn_jax.data import Dataset, batch_indices, load_dataset, load_resident, stream
-from cnn_jax.data.read import encoded
+from cnn_jax.data.records import encoded
 from cnn_jax.devices.process import keep_freed_memory
 from experiments.tools.report import program
 
@@ -138,7 +138,7 @@ def time_start(name: str, data_dir: Path | None) -> dict[str, float]:
                 cwd=ROOT,
                 env=os.environ | cache,
                 stdout=subprocess.PIPE,
-                text=True,
+                encoding="utf-8",
                 check=True,
             )
             seconds[state] = time.perf_counter() - began

@@ -72,7 +72,9 @@ def train(config: Config, *flags: str) -> tuple[float, dict[str, Any]]:
         started = time.perf_counter()
         subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=True)
         seconds = time.perf_counter() - started
-        return seconds, json.loads((Path(folder) / "run" / "result.json").read_text())
+        return seconds, json.loads(
+            (Path(folder) / "run" / "result.json").read_text(encoding="utf-8")
+        )
 
 
 def _spread(values: list[float]) -> dict[str, float | None]:

@@ -91,8 +91,8 @@ def run(config: Config) -> dict[str, Any]:
 
 def training(folder: Path) -> dict[str, Any]:
     """What identifies the training behind a sweep, which older code may have done earlier."""
-    receipt = json.loads((folder / "config.json").read_text())
-    result = json.loads((folder / "result.json").read_text())
+    receipt = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     return {
         "config": receipt["config"],
         "source_sha256": receipt["environment"]["source_sha256"],

@@ -17,10 +17,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import tyro
-
 from cnn_jax import __main__ as program
-from cnn_jax import cli
+from cnn_jax.command_line import exit_on_user_error, parse
 from cnn_jax.errors import UserError
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
@@ -36,13 +34,13 @@ class Config:
 
 def commands() -> list[list[str]]:
     """The words of each of the guide's commands, without `python -m`."""
-    blocks = re.findall(r"```bash\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    blocks = re.findall(r"```bash\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
     return [shlex.split(line)[2:] for block in blocks for line in block.splitlines()]
 
 
 def pictures() -> list[str]:
     """The names of the pictures that the guide's commands write."""
-    return re.findall(r"\(pictures/(guide-.*?\.png)\)", GUIDE.read_text())
+    return re.findall(r"\(pictures/(guide-.*?\.png)\)", GUIDE.read_text(encoding="utf-8"))
 
 
 def run(config: Config) -> None:
@@ -84,7 +82,5 @@ def _folders() -> list[str]:
 
 
 if __name__ == "__main__":
-    with cli.exit_on_user_error():
-        with cli.usage_errors_in_one_line():
-            config = tyro.cli(Config, description=__doc__)
-        run(config)
+    with exit_on_user_error():
+        run(parse(Config, description=__doc__))

@@ -10,21 +10,22 @@ README.md (one result per network) and docs/ladder.md (all results, and what cam
 again).
 """
 
-import argparse
 import dataclasses
 import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
 from cnn_jax import runs
-from cnn_jax.check.reproduce import chosen
-from cnn_jax.cli import exit_on_user_error, usage_errors_in_one_line
+from cnn_jax.command_line import exit_on_user_error, parse
+from cnn_jax.commands.arguments import check_out
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate.exact import evaluate_run
+from cnn_jax.ranges import check_finite
+from cnn_jax.runs import chosen
 from cnn_jax.runs.environment import environment
 from cnn_jax.runs.journal import write_json
 from experiments import ladder
@@ -53,8 +54,8 @@ def collect(folders: list[Path], name: str | None = None, split: str | None = No
     """
     records, common = [], []
     for folder in folders:
-        described = json.loads((folder / "config.json").read_text())
-        result = json.loads((folder / "result.json").read_text())
+        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         if described.get("several") or described.get("overridden"):
             raise ValueError(f"{folder} is of several trainings, or of more than one config")
         seed = described["config"].pop("seed")
@@ -72,7 +73,7 @@ def collect(folders: list[Path], name: str | None = None, split: str | None = No
     path = ladder.RECORDS / f"{name or common[0]['experiment']}.json"
     path.parent.mkdir(exist_ok=True)
     records.sort(key=lambda r: r["seed"])
-    path.write_text(json.dumps(common[0] | {"runs": records}, indent=2) + "\n")
+    path.write_text(json.dumps(common[0] | {"runs": records}, indent=2) + "\n", encoding="utf-8")
     return path
 
 
@@ -86,10 +87,9 @@ def program(config_class: type[Any], run: Callable[[Any], dict[str, Any]]) -> No
     """
     script = sys.modules[config_class.__module__]
     with exit_on_user_error():
-        with usage_errors_in_one_line():
-            config = tyro.cli(config_class, description=script.__doc__)
-        if config.out is not None and config.out.exists():
-            raise UserError(f"{config.out} is there already: choose another --out, or remove it")
+        config = parse(config_class, description=script.__doc__)
+        check_finite(config)
+        check_out(config.out, (".json",))
         if config.out is not None:  # before what may take hours
             config.out.parent.mkdir(parents=True, exist_ok=True)
         result = run(config)
@@ -126,33 +126,49 @@ def write_tables() -> None:
     """Replace the tables of README and docs/ladder.md."""
     for path, text in ((README, short_table()), (PAGE, table())):
         before, _, after = split_at_marks(path)
-        path.write_text(before + MARKS[0] + text + MARKS[1] + after)
+        path.write_text(before + MARKS[0] + text + MARKS[1] + after, encoding="utf-8")
 
 
 def split_at_marks(path: Path) -> tuple[str, str, str]:
     """The text before a page's table, the table, and the text after it."""
-    before, rest = path.read_text().split(MARKS[0])
+    before, rest = path.read_text(encoding="utf-8").split(MARKS[0])
     table, after = rest.split(MARKS[1])
     return before, table, after
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    collector = commands.add_parser("collect")
-    collector.add_argument("run", type=Path, nargs="+")
-    collector.add_argument("--name", help="the record's name without .json; default: the script's")
-    collector.add_argument(
-        "--split", help="evaluate this split instead of the one that training evaluated"
-    )
-    commands.add_parser("table")
-    flags = parser.parse_args()
-    if flags.command == "table":
-        write_tables()
-    else:
+@dataclasses.dataclass(frozen=True)
+class Collect:
+    """Write one record of several finished runs that differ in their seed only."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    name: str | None = None  # of the record, without .json; default: the script's
+    split: str | None = None  # evaluate this split instead of the one that training evaluated
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Write the tables of README.md and docs/ladder.md."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command that the command line names."""
+    with exit_on_user_error():
+        command = parse(
+            Annotated[Collect, tyro.conf.subcommand("collect")]
+            | Annotated[Table, tyro.conf.subcommand("table")],
+            arguments,
+            description=__doc__,
+        )
+        if isinstance(command, Table):
+            write_tables()
+            return
+        if not command.runs:
+            raise UserError("give at least one run folder")
         try:
-            print(collect(flags.run, flags.name, flags.split))
-        except (OSError, KeyError, ValueError) as error:
-            sys.exit(f"error: {error}")
+            print(collect(list(command.runs), command.name, command.split))
+        except (KeyError, ValueError, FileNotFoundError) as error:
+            raise UserError(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()

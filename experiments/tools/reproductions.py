@@ -17,8 +17,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from cnn_jax.check.reproduce import Comparison, reproduce
-from cnn_jax.cli import exit_on_user_error, usage_errors_in_one_line
+from cnn_jax.check.comparison import RETRAINED, Comparison, means
+from cnn_jax.check.reproduce import reproduce
+from cnn_jax.command_line import exit_on_user_error, parse
 from cnn_jax.errors import UserError
 from cnn_jax.runs.environment import environment
 from cnn_jax.runs.journal import write_json
@@ -61,14 +62,18 @@ def records() -> dict[str, Path]:
 def load() -> dict[str, Any]:
     """The verdicts by record name, without those of records that have changed since."""
     path = ladder.RECORDS / "reproductions.json"
-    verdicts = json.loads(path.read_text())["verdicts"] if path.exists() else {}
+    verdicts = json.loads(path.read_text(encoding="utf-8"))["verdicts"] if path.exists() else {}
     hashes = {name: _sha256(record) for name, record in records().items()}
     return {name: v for name, v in verdicts.items() if v["sha256"] == hashes.get(name)}
 
 
 def verdict(path: Path, comparisons: Sequence[Comparison]) -> dict[str, Any]:
     """Sum up the comparisons of a record's runs, as reproductions.json keeps them."""
-    rows = [[comparison.run, *row] for comparison in comparisons for row in comparison.rows]
+    rows = [
+        [comparison.run, row.name, row.then, row.now, row.matches]
+        for comparison in comparisons
+        for row in comparison.rows
+    ]
     return {
         "sha256": _sha256(path),  # of the record
         "match": all(comparison.matches for comparison in comparisons),
@@ -86,10 +91,32 @@ def cells(name: str) -> tuple[str, str]:
     summary: Mapping[str, Any] | None = load().get(name)
     if summary is None:
         return "", "not trained again yet"
-    again = [1 - now for _, figure, _, now, _ in summary["figures"] if figure == "accuracy"]
-    word = "match" if summary["match"] else "mismatch"
-    share = f"{summary['matching']:,} of {summary['compared']:,}"
+    kept = [row for row in summary["figures"] if ", mean of " not in row[0]]
+    again = [1 - now for _, figure, _, now, _ in kept if figure == "accuracy"]
+    # By the bound of today, whatever the bound was when the record was trained again.
+    judged = [row for result in judge(summary) for row in result.rows]
+    absent = summary["matching"] - sum(row[-1] for row in summary["figures"])  # and they matched
+    matching = absent + sum(row.matches for row in judged)
+    compared = summary["compared"] - len(summary["figures"]) + len(judged)
+    word = "match" if matching == compared else "mismatch"
+    share = f"{matching:,} of {compared:,}"
     return ladder.percent(again) if again else "", f"{word} ({share})"
+
+
+def judge(summary: Mapping[str, Any]) -> list[Comparison]:
+    """Compare the figures that a verdict keeps, run by run, and their means over the runs."""
+    tolerance = RETRAINED if summary["differences"] else 0.0
+    names = dict.fromkeys(row[0] for row in summary["figures"])
+    results = []
+    for name in (name for name in names if ", mean of " not in name):
+        result = Comparison(name, summary["differences"], tolerance, retrained=True)
+        rows = {row[1]: row for row in summary["figures"] if row[0] == name}
+        then, now = ({figure: row[k] for figure, row in rows.items()} for k in (2, 3))
+        result.figures(then, now)
+        for figure in (figure for figure, value in then.items() if isinstance(value, str)):
+            result.same(figure, then[figure], now[figure], must=not tolerance)
+        results.append(result)
+    return results + means("the record", results)
 
 
 def _sha256(path: Path) -> str:
@@ -98,6 +125,5 @@ def _sha256(path: Path) -> str:
 
 if __name__ == "__main__":
     with exit_on_user_error():
-        with usage_errors_in_one_line():
-            config = tyro.cli(Config, description=__doc__)
+        config = parse(Config, description=__doc__)
         again(config)

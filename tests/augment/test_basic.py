@@ -155,15 +155,22 @@ def test_random_transforms_refuse_to_work_without_a_key(name: str) -> None:
     [
         (augment.centre_crop(10), "10 x 10 from an image of 9 x 12"),
         (augment.random_crop(12), "12 x 12 from an image of 9 x 12"),
+        (augment.random_crop(0), "the size of a crop must be at least 1, got 0"),
+        (augment.centre_crop(-3), "the size of a crop must be at least 1, got -3"),
+        (augment.random_shift(13), "9 x 12 pixels cannot be shifted by up to 13"),
     ],
 )
-def test_a_crop_larger_than_the_image_is_refused(
+def test_a_size_that_does_not_fit_the_image_is_refused(
     transform: augment.Transform, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(transform, KEYS[0], IMAGE)
 
 
-def test_a_negative_shift_is_refused() -> None:
-    with pytest.raises(ValueError, match="max_pixels must be 0 or more, got -1"):
+def test_sizes_that_no_image_has_are_refused() -> None:
+    with pytest.raises(ValueError, match="the largest shift must be at least 0, got -1"):
         augment.random_shift(-1)
+    with pytest.raises(ValueError, match="the height to resize to must be at least 1, got 0"):
+        augment.resize(0)
+    with pytest.raises(ValueError, match="the width to resize to must be at least 1, got 0"):
+        augment.resize(5, 0)

@@ -330,21 +330,25 @@ def test_gradient_with_respect_to_the_points_is_the_slope() -> None:
 @pytest.mark.parametrize(
     ("ranges", "message"),
     [
-        ({"shift": -1.0}, "shift is a half-width"),
-        ({"scale": -0.1}, "scale is a half-width"),
-        ({"shear": -5.0}, "shear is a half-width"),
-        ({"rotation": float("nan")}, "rotation is a half-width"),
-        ({"alpha": -34.0, "sigma": 4.0}, "alpha is a half-width"),
-        ({"scale": 1.0}, "scale must be below 1"),
-        ({"shear": 90.0}, "shear below 90"),
-        ({"alpha": 34.0, "sigma": 0.0}, "sigma must be positive"),
-        ({"sigma": -4.0}, "sigma must be positive"),
+        ({"shift": -1.0}, "shift must be at least 0"),
+        ({"scale": -0.1}, "scale must be at least 0 and below 1"),
+        ({"shear": -5.0}, "shear must be at least 0 and below 90"),
+        ({"rotation": float("nan")}, "rotation must be a finite number"),
+        ({"alpha": -34.0, "sigma": 4.0}, "alpha must be at least 0"),
+        ({"scale": 1.0}, "scale must be at least 0 and below 1"),
+        ({"shear": 90.0}, "shear must be at least 0 and below 90"),
+        ({"alpha": 34.0, "sigma": 0.0}, "sigma must be above 0 and at most 1,000"),
+        ({"sigma": -4.0}, "sigma must be above 0"),
+        ({"alpha": 1.0, "sigma": 1e9}, "sigma must be above 0 and at most 1,000"),
         ({"alpha": 34.0}, "alpha needs sigma"),
     ],
 )
 def test_wrong_ranges_are_refused(ranges: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         random_deformation(**ranges)
+    if "needs" not in message:
+        with pytest.raises(UserError, match=message):
+            deform.deform(jax.random.key(0), jnp.zeros((5, 5, 1), jnp.uint8), **ranges)
 
 
 def test_a_deformation_needs_a_key_and_alpha_a_sigma() -> None:

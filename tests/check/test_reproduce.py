@@ -15,9 +15,11 @@ import pytest
 from cnn_jax import __main__ as program
 from cnn_jax import runs
 from cnn_jax.check import reproduce as checks
-from cnn_jax.check.reproduce import EVALUATED, RETRAINED, Comparison, reproduce, standard_error
+from cnn_jax.check.comparison import EVALUATED, RETRAINED, Comparison, means, standard_error
+from cnn_jax.check.reproduce import reproduce
 from cnn_jax.errors import UserError
 from cnn_jax.runs import environment as receipt
+from cnn_jax.runs import trust
 from cnn_jax.runs.checkpoint import Checkpoints
 from cnn_jax.runs.journal import write_json
 from cnn_jax.step import init_state
@@ -29,8 +31,8 @@ def run(tiny_run: Path, tmp_path: Path) -> Path:
 
 
 def rows(run: Path) -> dict[str, bool]:
-    (found,) = reproduce(run)
-    return {name: matches for name, _, _, matches in found.rows}
+    (comparison,) = reproduce(run)
+    return {row.name: row.matches for row in comparison.rows}
 
 
 def change(path: Path, edit: Callable[[dict], object]) -> None:
@@ -42,7 +44,8 @@ def change(path: Path, edit: Callable[[dict], object]) -> None:
 def test_an_untouched_run_matches_to_the_last_bit(run: Path) -> None:
     (found,) = reproduce(run)
     assert found.matches and not found.differences and found.tolerance == 0
-    named = {"training data sha256", "evaluation data sha256", "script", "parameters sha256"}
+    named = {"training data sha256", "evaluation data sha256", "receipt", "parameters sha256"}
+    named |= {"metrics.jsonl"}
     assert {name for name, *_ in found.rows} >= named | {"loss", "accuracy", "top5", "count"}
 
 
@@ -67,13 +70,13 @@ def test_one_bit_of_the_parameters_is_a_mismatch(run: Path) -> None:
     state = opened.restore(12, like)
     kernel = state.params["output"]["kernel"]
     kernel.view("uint8").reshape(-1)[0] ^= 1
+    about = opened.about(12)
     shutil.rmtree(run / "checkpoints" / "12")
-    opened._manager.reload()
-    opened.save(12, state)
-    opened.wait()
+    opened.refresh()
+    opened.save(12, state, about["evaluation"], about["receipt"], about["metrics_jsonl"])
     opened.close()
-    found = rows(run)
-    assert not found["parameters sha256"] and found["training data sha256"]
+    matching = rows(run)
+    assert not matching["parameters sha256"] and matching["receipt"] and matching["metrics.jsonl"]
 
 
 def test_a_flipped_byte_in_the_file_of_the_parameters_is_a_mismatch(run: Path) -> None:
@@ -91,24 +94,61 @@ def test_a_flipped_byte_in_the_file_of_the_parameters_is_a_mismatch(run: Path) -
 def test_an_edited_script_or_other_data_is_a_mismatch(run: Path) -> None:
     script = run / "experiment.py"
     script.write_text(script.read_text() + "\n# edited\n")
+    with pytest.raises(UserError, match="--trust"):
+        reproduce(run)
+    trust.remember(script)
+    matching = rows(run)
+    assert not matching["receipt"] and matching["loss"] and matching["training data sha256"]
     other = {"sha256": "0" * 64, "eval_sha256": "1" * 64}
     change(run / "config.json", lambda content: content["dataset"].update(other))
-    found = rows(run)
-    assert not found["script"] and found["loss"]
-    assert not found["training data sha256"] and not found["evaluation data sha256"]
+    matching = rows(run)
+    assert not matching["training data sha256"] and not matching["evaluation data sha256"]
 
 
-def test_another_environment_is_named_and_has_a_tolerance(run: Path) -> None:
-    def older(content: dict) -> None:
-        content["environment"]["packages"]["jax"] = "0.9.0"
-        content["environment"]["cores"] = 99  # of no consequence
+EDITS: dict[str, Callable[[dict], object]] = {
+    "rate": lambda content: content["config"].update(learning_rate=0.2),
+    "seed": lambda content: content["config"].update(seed=1),
+    "steps": lambda content: content["config"].update(steps=13),
+    "split": lambda content: content["config"].update(eval_split="train"),
+    "class names": lambda content: content["dataset"]["classes"].reverse(),
+    "mean": lambda content: content["dataset"].update(mean=[0.5]),
+    "imports": lambda content: content["imports"].update(helper="0" * 64),
+    "options": lambda content: content["options"].update(accumulate=2),
+    "environment": lambda content: content["environment"].update(cores=99),
+}
 
-    change(run / "config.json", older)
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edited_config_is_a_mismatch(edit: str, run: Path) -> None:
+    change(run / "config.json", EDITS[edit])
+    assert not rows(run)["receipt"]
+
+
+def test_a_figure_that_is_gone_or_no_number_is_a_mismatch(run: Path) -> None:
+    change(run / "result.json", lambda result: result.pop("top5"))
+    change(run / "result.json", lambda result: result.update(accuracy=str(result["accuracy"])))
+    matching = rows(run)
+    assert not matching["top5"] and not matching["accuracy"] and matching["loss"]
+
+
+def test_changed_lines_of_metrics_are_a_mismatch(run: Path) -> None:
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write("\n")
+    assert not rows(run)["metrics.jsonl"]
+
+
+def test_another_environment_is_named_and_has_a_tolerance(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = receipt.environment()
+    now["packages"] = now["packages"] | {"jax": "99.0"}
+    monkeypatch.setattr(checks, "environment", lambda: now | {"cores": 99})
     change(run / "result.json", lambda result: result.update(loss=result["loss"] + 1e-5))
-    (found,) = reproduce(run)
-    assert found.matches and found.tolerance > 0
-    (difference,) = found.differences
-    assert re.fullmatch(r"jax was 0\.9\.0, is .*", difference)
+    (comparison,) = reproduce(run)
+    assert comparison.matches and comparison.tolerance > 0
+    cores, version = sorted(comparison.differences)
+    assert re.fullmatch(r"cores was \d+, is 99", cores)
+    assert re.fullmatch(r"jax was .*, is 99\.0", version)
     change(run / "result.json", lambda result: result.update(loss=result["loss"] + 1e-2))
     assert not reproduce(run)[0].matches
 
@@ -116,10 +156,12 @@ def test_another_environment_is_named_and_has_a_tolerance(run: Path) -> None:
 @pytest.mark.parametrize(
     ("count", "accuracy", "again", "match"),
     (
-        (10_000, 0.994, 0.990, True),
-        (10_000, 0.994, 0.988, False),  # two standard errors are 0.0015, and 0.005 more
-        (1_966, 0.70, 0.718, True),  # they are 0.0207
-        (1_966, 0.70, 0.722, False),
+        (10_000, 0.994, 0.992, True),  # two standard errors of the difference are 0.0024
+        (10_000, 0.994, 0.991, False),
+        (1_966, 0.70, 0.728, True),  # they are 0.0288
+        (1_966, 0.70, 0.730, False),
+        (10_000, 1.0, 0.9998, True),
+        (10_000, 1.0, 0.999, False),
     ),
 )
 def test_few_examples_are_held_to_two_standard_errors(
@@ -131,9 +173,31 @@ def test_few_examples_are_held_to_two_standard_errors(
         comparison = Comparison("", [], tolerance, retrained)
         comparison.figures(then, {**then, "accuracy": again})
         assert comparison.matches == expected
-    losses = np.random.default_rng(0).uniform(size=count) < 1 - accuracy  # 1 for each error
-    error = losses.std() / count**0.5
-    assert abs(standard_error("loss", {**then, "loss": losses.mean()}) / error - 1) < 0.2
+
+
+def test_the_standard_error_is_that_of_a_difference() -> None:
+    """Of means of losses that are 1 for each error and 0 else."""
+    errors = np.random.default_rng(0).uniform(size=(4000, 500)) < 0.2
+    differences = np.diff(errors.mean(axis=1).reshape(2, -1), axis=0)
+    then = {"count": 500, "accuracy": 0.8, "loss": 0.2}
+    for name in ("loss", "accuracy"):
+        error = standard_error(name, then, then)
+        assert error is not None and abs(error / differences.std() - 1) < 0.05
+        assert standard_error(name, then, then, runs=4) == pytest.approx(error / 2)
+    assert standard_error("top5", then, then) is None
+
+
+def test_the_means_of_several_runs_are_held_to_less() -> None:
+    """0.0022 is within two standard errors of one run's difference, not of three runs' means."""
+    then, now = ({"count": 10_000, "accuracy": x} for x in (0.9939, 0.9917))
+    results = [Comparison(f"seed {k}", ["jax"], RETRAINED, retrained=True) for k in range(3)]
+    for result in results:
+        result.figures(then, now)
+        assert result.matches
+    (mean,) = means("lenet5", results)
+    assert not mean.matches and mean.rows[0].allowed == pytest.approx(0.00138, abs=1e-5)
+    exact = Comparison("seed 0", [], 0.0)
+    assert means("lenet5", [exact, exact]) == [] == means("lenet5", results[:1])
 
 
 @pytest.fixture
@@ -158,8 +222,8 @@ def test_training_again_with_another_seed_is_a_mismatch(run: Path, tmp_path: Pat
     change(run / "config.json", lambda content: content["config"].update(seed=1))
     (found,) = reproduce(run, retrain=True, scratch=tmp_path / "again")
     assert not found.matches
-    ((_, zero, largest, _),) = [r for r in found.rows if "largest difference" in r[0]]
-    assert zero == 0 and largest > 0.01
+    (row,) = [row for row in found.rows if "largest difference" in row.name]
+    assert row.then == 0 and row.now > 0.01
 
 
 @pytest.mark.usefixtures("run_here")

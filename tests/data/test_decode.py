@@ -106,3 +106,99 @@ def test_what_has_the_size_already_is_kept_byte_for_byte() -> None:
     assert decode.to_stored(content, channels=3, size=16) == content
     np.testing.assert_array_equal(decode.decode(content, channels=3), noise)
     assert decode.to_stored(content, channels=1, size=16) != content
+
+
+# ---- what is not an ordinary photograph ----
+
+INK = (10, 10, 10)
+
+
+def drawing(mode: str) -> bytes:
+    """A dark dot in the middle of a transparent ground whose hidden colour is black."""
+    image = Image.new("RGBA", (9, 9), (0, 0, 0, 0))
+    image.putpixel((4, 4), (*INK, 255))
+    if mode in ("RGB", "L"):  # with one colour that means transparent
+        key = (0, 0, 0) if mode == "RGB" else 0
+        return encoded(image.convert(mode), "PNG", transparency=key)
+    return encoded(image.quantize(8) if mode == "P" else image.convert(mode), "PNG")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_transparent_shows_white(mode: str, channels: int) -> None:
+    expected = np.full((9, 9, channels), 255, np.uint8)
+    expected[4, 4] = 10
+    content = drawing(mode)
+    np.testing.assert_array_equal(decode.decode(content, channels), expected)
+    np.testing.assert_array_equal(into(content, expected.shape), expected)
+    stored = decode.decode(decode.to_stored(content, channels, 9), channels)
+    assert stored[0, 0].min() > 250 and stored[4, 4].max() < 60
+
+
+def test_half_transparent_is_half_white() -> None:
+    image = Image.new("RGBA", (3, 3), (0, 100, 200, 51))  # a fifth
+    pixels = decode.decode(encoded(image, "PNG"), 3)
+    assert pixels[1, 1].tolist() == [204, 224, 244]
+    np.testing.assert_array_equal(decode.decode(encoded(image, "PNG"), 4), np.asarray(image))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it is empty"),
+        (b"<html>", "it is not a JPEG or PNG"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n", "it is not a JPEG or PNG"),
+        (encoded(picture(9, 9), "BMP"), "it is not a JPEG or PNG"),
+        (encoded(picture(9, 9), "GIF"), "it is not a JPEG or PNG"),
+        (encoded(picture(9, 9), "TIFF"), "it is not a JPEG or PNG"),
+        (encoded(picture(9, 9), "WEBP"), "it is not a JPEG or PNG"),
+        (encoded(Image.fromarray(np.full((9, 9), 40_000, np.uint16)), "PNG"), "more than 8 bits"),
+        (encoded(picture(99, 99), "PNG")[:-900], "image file is truncated|broken PNG|truncated"),
+        (
+            encoded(Image.new("1", (20_000, 20_000)), "PNG"),
+            "Image size .400000000 pixels. exceeds limit of 178956970",
+        ),
+    ],
+    ids=["empty", "html", "eps", "bmp", "gif", "tiff", "webp", "16 bits", "cut", "bomb"],
+)
+def test_what_is_no_ordinary_image_is_refused_in_one_line(content: bytes, message: str) -> None:
+    for reading in (
+        lambda: decode.decode(content, 3),
+        lambda: decode.to_stored(content, 3, 9),
+        lambda: into(content, (9, 9, 3)),
+    ):
+        with pytest.raises(decode.DECODE_ERRORS, match=message) as refused:
+            reading()
+        assert "BytesIO" not in decode.reason(refused.value)
+        assert "\n" not in decode.reason(refused.value)
+
+
+def fitted_before(image: Image.Image, size: int) -> Image.Image:
+    """`fit` without a bound on what it scales: everything, which is then cropped."""
+    scale = size / min(image.size)
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    if (width, height) != image.size:
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+SHAPES = [(1, 1), (3, 7), (45, 38), (500, 375), (375, 500), (31, 496), (16, 1), (33, 2), (640, 40)]
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (17, 1), (1, 34), (100, 5), (321, 20), (20, 330)])
+def test_long_images_are_cropped_before_they_are_scaled(shape: tuple[int, int]) -> None:
+    for mode, size in (("RGB", 28), ("L", 160), ("RGB", 8)):
+        image = picture(*shape, mode)
+        expected = np.asarray(fitted_before(image, size))
+        np.testing.assert_array_equal(np.asarray(decode.fit(image, size)), expected)
+
+
+def test_a_line_of_pixels_takes_no_gigabytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    line, scaled = encoded(Image.new("RGB", (50_000, 1), INK), "PNG"), []
+    resize = Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image, "resize", lambda self, size, *a: scaled.append(size) or resize(self, size, *a)
+    )
+    assert np.ptp(decode.decode(line, 3, 160)) == 0
+    assert scaled == [(160 * 16, 160)]

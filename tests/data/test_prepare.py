@@ -1,6 +1,7 @@
 """Preparing: arguments, a second time, a kill in the middle, MNIST's files and their download."""
 
 import gzip
+import hashlib
 import http.server
 import signal
 import socket
@@ -21,8 +22,8 @@ from samples import encoded, make_folder, picture, prepare_pets
 from tensorflow_datasets.core.download import checksums
 
 from cnn_jax import data
+from cnn_jax.data import idx, read
 from cnn_jax.data import prepare as preparation
-from cnn_jax.data import read
 from cnn_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -36,8 +37,9 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
     [
         ("folder/pets", {}, "does not exist"),
         ("folder/pets", {"manual_dir": None}, "needs its photographs: .*--manual-dir"),
-        ("folder/pets", {"channels": 2}, "channels 1 or 3"),
+        ("folder/pets", {"channels": 2}, "channels must be 1 or 3"),
         ("folder/pets", {"size": 0}, "size must be positive"),
+        ("folder/pets", {"size": 100_000}, "size must be .* at most 4,096 pixels"),
         ("folder/../pets", {}, "the name after folder/"),
         ("folder/", {}, "the name after folder/"),
         ("mnist", {"size": 28}, "size and channels are for folder/NAME"),
@@ -108,27 +110,89 @@ preparation.prepare("folder/pets", sys.argv[1], sys.argv[2], size=16)
 # ---- MNIST's files ----
 
 
-def make_idx_folder(folder: Path) -> Path:
-    from cnn_jax.data import builders
+FEW = {  # what MNIST's files contain, in these tests
+    "train-images-idx3-ubyte": bytes(range(100)) * 9,
+    "train-labels-idx1-ubyte": bytes(range(90)),
+    "t10k-images-idx3-ubyte": bytes(range(100)) * 8,
+    "t10k-labels-idx1-ubyte": bytes(range(80)),
+}
 
-    folder.mkdir()
-    for info in builders.idx_files("mnist").values():
-        (folder / info.filename).write_bytes(b"\0" * int(info.size))
+
+@pytest.fixture
+def few_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
+    contents = {file: (len(c), hashlib.sha256(c).hexdigest()) for file, c in FEW.items()}
+    fashion = idx.CONTENTS["fashion_mnist"]
+    monkeypatch.setattr(idx, "CONTENTS", {"mnist": contents, "fashion_mnist": fashion})
+
+
+def make_idx_folder(folder: Path, as_people_have: str) -> Path:
+    for file, content in FEW.items():
+        dotted = file.replace("-idx", ".idx")
+        stored = {
+            "original": {f"{file}.gz": gzip.compress(content, mtime=1)},
+            "unpacked": {file: content},
+            "compressed again": {f"{file}.gz": gzip.compress(content, 1, mtime=7)},
+            "with a dot": {dotted: content},
+            "with a dot, compressed": {f"{dotted}.gz": gzip.compress(content)},
+            "a folder for each": {f"{dotted}/{dotted}": content},
+            "unpacked, still .gz": {f"{file}.gz": content},
+            "compressed, no suffix": {file: gzip.compress(content)},
+            "both, one broken": {f"{file}.gz": b"\x1f\x8b", file: content},
+            "torchvision": {
+                f"MNIST/raw/{file}.gz": gzip.compress(content),
+                f"MNIST/raw/{file}": content,
+            },
+        }
+        for name, bytes_of_it in stored[as_people_have].items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(bytes_of_it)
     return folder
 
 
-def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
-    source = make_idx_folder(tmp_path / "files")
-    first = source / "train-images-idx3-ubyte.gz"
-    with pytest.raises(UserError, match=f"{first} has the sha256 .*, not the expected 440fcabf"):
-        preparation.prepare("mnist", source, tmp_path / "tfds")
-    first.write_bytes(first.read_bytes()[:-1])
-    with pytest.raises(UserError, match=f"{first} has 9,912,421 bytes, not the expected 9,912,422"):
-        preparation.prepare("mnist", source, tmp_path / "tfds")
+HABITS = ("original", "unpacked", "compressed again", "with a dot", "with a dot, compressed")
+HABITS += ("a folder for each", "unpacked, still .gz", "compressed, no suffix", "both, one broken")
+
+
+@pytest.mark.parametrize("as_people_have", [*HABITS, "torchvision"])
+def test_files_are_known_by_their_content(
+    tmp_path: Path, few_mnist: None, as_people_have: str
+) -> None:
+    found = idx.find_files("mnist", make_idx_folder(tmp_path / "files", as_people_have))
+    assert list(found) == list(idx.url_infos("mnist"))
+    assert [idx._content(path) for path in found.values()] == list(FEW.values())
+
+
+def test_missing_and_damaged_files_are_named(tmp_path: Path, few_mnist: None) -> None:
+    source = make_idx_folder(tmp_path / "files", "original")
+    name = "train-images-idx3-ubyte"
+    first, original = source / f"{name}.gz", FEW[name]
+    for content, message in (
+        (gzip.compress(original[:-1]), "its content has 899 bytes, not 900"),
+        (gzip.compress(bytes(10**6)), "its content has more than 900 bytes, not 900"),
+        (original[:-1] + b"x", "its content has the sha256 .*, not the expected"),
+        (gzip.compress(original)[:-9], f"{first} cannot be decompressed: "),
+        (gzip.compress(original)[:-1] + b"x", f"{first} cannot be decompressed: "),
+        (b"", "its content has 0 bytes"),
+    ):
+        first.write_bytes(content)
+        with pytest.raises(UserError, match=message) as refused:
+            preparation.prepare("mnist", source, tmp_path / "tfds")
+        assert str(refused.value).startswith(f"{first} ") and "\n" not in str(refused.value)
     first.unlink()
     with pytest.raises(UserError, match=f"{first} is missing; 'mnist' needs .*t10k-labels"):
         preparation.prepare("mnist", source, tmp_path / "tfds")
     assert not (tmp_path / "tfds").exists()
+
+
+def test_files_of_another_dataset_are_called_by_its_name(
+    tmp_path: Path, few_mnist: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fashion = {file: (1, "0" * 64) for file in FEW}
+    monkeypatch.setattr(idx, "CONTENTS", {"mnist": fashion, "fashion_mnist": idx.CONTENTS["mnist"]})
+    monkeypatch.setitem(fashion, "train-images-idx3-ubyte", (900, "0" * 64))
+    source = make_idx_folder(tmp_path / "files", "original")
+    with pytest.raises(UserError, match="content is fashion_mnist's train-images-idx3-ubyte;"):
+        idx.find_files("mnist", source)
 
 
 @pytest.mark.parametrize("trouble", ["no route", "no answer"])
@@ -212,6 +276,20 @@ MEAN_STD = {"mnist": (0.1307, 0.3081), "fashion_mnist": (0.2860, 0.3530)}
 
 def idx_images(path: Path) -> np.ndarray:
     return np.frombuffer(gzip.decompress(path.read_bytes())[16:], np.uint8).reshape(-1, 28, 28, 1)
+
+
+@pytest.mark.slow
+def test_unpacked_mnist_is_mnist(tmp_path: Path) -> None:
+    if not (SHARED / "mnist").is_dir():
+        pytest.skip(f"{SHARED / 'mnist'} is missing")
+    for path in (SHARED / "mnist").glob("*.gz"):
+        dotted = path.stem.replace("-idx", ".idx")
+        (tmp_path / dotted).write_bytes(gzip.decompress(path.read_bytes()))
+    unpacked = preparation.prepare("mnist", tmp_path, tmp_path / "unpacked")
+    original = preparation.prepare("mnist", SHARED / "mnist", tmp_path / "original")
+    assert unpacked.statistics == original.statistics
+    hashes = {data.content_sha256(dataset, "test") for dataset in (unpacked, original)}
+    assert len(hashes) == 1
 
 
 @pytest.mark.slow

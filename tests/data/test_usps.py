@@ -106,6 +106,23 @@ def test_a_file_that_is_not_usps_is_refused_with_the_reason(
     assert not (tmp_path / "tfds").exists()
 
 
+@pytest.mark.parametrize("path", ["train/data", "test/target"])
+def test_a_header_that_claims_too_much_is_refused_unread(
+    tmp_path: Path, few_usps: None, path: str
+) -> None:
+    source = make_usps(tmp_path / "files", {path: None})
+    with h5py.File(source / "usps.h5", "a") as file:
+        shape = (10**9, 256) if path.endswith("data") else (10**12,)
+        file.create_dataset(path, shape, np.float32, chunks=True)
+    with pytest.raises(UserError, match="is not USPS: data and target of .* have the shapes"):
+        preparation.prepare("usps", source, tmp_path / "tfds")
+    with h5py.File(source / "usps.h5", "a") as file:
+        del file[path]
+        file.create_group(path)
+    with pytest.raises(UserError, match="is not a complete usps.h5: cannot read"):
+        preparation.prepare("usps", source, tmp_path / "tfds")
+
+
 def test_usps_of_13_examples_is_not_usps(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"\(13, 256\) and \(13,\), not \(7291, 256\) and \(7291,"):
         preparation.prepare("usps", make_usps(tmp_path / "files", {}), tmp_path / "tfds")

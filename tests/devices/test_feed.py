@@ -74,6 +74,24 @@ def test_every_feed_gives_the_batches_of_the_order(
     assert_same(training_steps(dataset, kind, readers, size=size), expected)
 
 
+@pytest.mark.parametrize(
+    ("kind", "seeds"), [("resident", SEED), ("resident", (1, 2)), ("stream", SEED)]
+)
+def test_no_list_is_made_of_the_blocks_of_a_long_run(
+    kind: feeds.Kind, seeds: int | tuple[int, ...]
+) -> None:
+    taken = []
+
+    def blocks() -> Iterator[feeds.Block]:
+        for block in split_into_blocks(0, 2**31 - 1, 4):
+            taken.append(block)
+            assert len(taken) < 20
+            yield block
+
+    first = next(feeds.training_blocks(feeds.open_feed(GREY, "train", kind, 1), seeds, 8, blocks()))
+    assert len(jax.tree.leaves(first)[0]) == 4
+
+
 @pytest.mark.parametrize("kind", ["resident", "stream"])
 @pytest.mark.parametrize("start", [1, 4, 10])
 def test_a_later_start_gives_the_tail(kind: feeds.Kind, start: int) -> None:

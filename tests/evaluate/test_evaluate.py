@@ -16,6 +16,7 @@ import tiny
 from cnn_jax import __main__ as program
 from cnn_jax.evaluate.exact import evaluate_run
 from cnn_jax.evaluate.report import free_name
+from cnn_jax.runs import trust
 from cnn_jax.runs.checkpoint import Checkpoints
 from cnn_jax.runs.journal import read_lines
 from cnn_jax.step import init_state
@@ -29,7 +30,7 @@ def result_of(folder: Path) -> dict[str, Any]:
 
 def logits_of(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Logits [n, classes] and labels [n] of a finished run, by the model alone."""
-    experiment, _, state, _ = restore(folder)
+    experiment, _, state, *_ = restore(folder)
     batch = experiment.dataset.open(split).read(range(experiment.dataset.num_examples(split)))
     mean, std = (np.array(x, np.float32) for x in (experiment.dataset.mean, experiment.dataset.std))
     images = (batch["image"] / np.float32(255) - mean) / std
@@ -208,6 +209,7 @@ def test_a_script_that_does_not_load_is_refused_in_one_line(
 ) -> None:
     (tmp_path / "config.json").write_bytes((tiny_run / "config.json").read_bytes())
     (tmp_path / "experiment.py").write_text(script)
+    trust.remember(tmp_path / "experiment.py")
     programs.assert_refused(["evaluate", str(tmp_path)], message, capsys)
 
 

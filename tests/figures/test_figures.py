@@ -77,7 +77,7 @@ def test_plot(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out == f"{out}\n"
     assert "<svg" in out.read_text()
     cases = {
-        "exists: choose another --out": ["--out", out],
+        "exists: choose another": ["--out", out],
         "must end in .png, .svg or .pdf": ["--out", tmp_path / "curves.gif"],
         "no run has the metric top9; there are: accuracy, loss, top5": [
             *("--metric", "top9", "--out", tmp_path / "other.svg")

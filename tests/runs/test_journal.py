@@ -2,6 +2,7 @@
 
 import io
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,15 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
+from cnn_jax.errors import UserError
 from cnn_jax.runs import journal
-from cnn_jax.runs.journal import Record, read_lines, shown
+from cnn_jax.runs.journal import Record, read_curves, read_lines, shown
 
 METRICS = {"loss": 0.5, "accuracy": 0.75}
 
 
-def write_some(folder: Path, steps: list[int], start: int = 0) -> None:
-    with Record(folder, start, total_steps=40) as record:
+def write_some(folder: Path, steps: list[int], start: int = 0, metrics_jsonl: str = "") -> None:
+    with Record(folder, start, total_steps=40, metrics_jsonl=metrics_jsonl) as record:
         for step in steps:
             with record.dispatch(step - 10, step):
                 pass
@@ -33,15 +35,51 @@ def test_a_member_that_diverged_is_shown_beside_the_others() -> None:
     assert shown({"loss": 1.5, "members": {"loss": [1.0, 2.0]}}) == "loss 1.5000 ± 0.7071"
 
 
-def test_lines_after_the_step_are_cut(tmp_path: Path) -> None:
+def test_lines_after_the_step_are_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_some(tmp_path, [10, 20, 30])
     whole = (tmp_path / "metrics.jsonl").read_text()
-    with Record(tmp_path, 20, total_steps=40):
+    first_four = "".join(whole.splitlines(keepends=True)[:4])
+    with Record(tmp_path, 20, total_steps=40, metrics_jsonl=first_four):
         pass
     assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [10, 10, 20, 20]
     assert [line["step"] for line in read_lines(tmp_path / "timing.jsonl")] == [20]
-    write_some(tmp_path, [30], start=20)
+    write_some(tmp_path, [30], start=20, metrics_jsonl=first_four)
     assert (tmp_path / "metrics.jsonl").read_text() == whole
+    assert capsys.readouterr().err == ""
+
+
+DAMAGES: dict[str, Callable[[str], bytes]] = {
+    "lost lines": lambda text: "".join(text.splitlines(keepends=True)[1:]).encode(),
+    "a changed figure": lambda text: text.replace("0.75", "0.85", 1).encode(),
+    "a line twice": lambda text: (text[: text.index("\n") + 1] + text).encode(),
+    "bytes that are no text": lambda text: b"\xff\xfe" + text.encode()[2:],
+    "nothing": lambda text: b"",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_lines_that_changed_since_are_taken_from_the_checkpoint(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_some(tmp_path, [10, 20])
+    path = tmp_path / "metrics.jsonl"
+    text = path.read_text()
+    path.write_bytes(DAMAGES[damage](text))
+    (tmp_path / "timing.jsonl").write_bytes(b'{"step": "x"}\n\xff\n[]\n{"step": 20}\n')
+    with Record(tmp_path, 20, total_steps=40, metrics_jsonl=text):
+        pass
+    assert path.read_text() == text
+    assert "metrics.jsonl was not as the run had left it" in capsys.readouterr().err
+    assert (tmp_path / "timing.jsonl").read_text() == '{"step": 20}\n'
+
+
+@pytest.mark.parametrize(
+    "line", ["[1]", "{}x", '{"step": "1"}', '{"split": 3}', '{"loss": "1"}', '{"members": [1]}']
+)
+def test_a_damaged_line_is_said(line: str, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text(line + "\n")
+    with pytest.raises(UserError, match="metrics.jsonl is damaged"):
+        read_curves(tmp_path)
 
 
 @pytest.mark.parametrize("torn", ['{"step": 20, "split": "tr', '{"step": 20}', "{"])
@@ -51,7 +89,7 @@ def test_half_a_line_is_dropped(torn: str, tmp_path: Path) -> None:
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write(torn)
     assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [10, 10]
-    with Record(tmp_path, 20, total_steps=40):
+    with Record(tmp_path, 20, total_steps=40, metrics_jsonl=whole.decode()):
         pass
     assert (tmp_path / "metrics.jsonl").read_bytes() == whole
 

@@ -1,6 +1,7 @@
 """Convolutions are SciPy's cross-correlations, and pictures show the numbers that they are of."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from scipy.signal import correlate2d
 
 from cnn_jax import __main__ as program
 from cnn_jax.data import load_dataset
+from cnn_jax.errors import UserError
 from cnn_jax.figures import convolution as figures
 from cnn_jax.see.convolution import KERNELS, Convolution, convolve, kernel_of
 from cnn_jax.see.images import open_image
@@ -169,7 +171,7 @@ def test_the_program_writes_what_it_computed(
         (["digits:test:x"], "whole number"),
         (["digits:validation:0"], "no split 'validation'"),
         (["digits:test:0", "--kernel", "edge"], "is not a kernel"),
-        (["digits:test:0", "--kernel", "[[1, 2], [3]]"], "is not a kernel"),
+        (["digits:test:0", "--kernel", "[[1, 2], [3]]"], "rows of equally many numbers"),
         (["digits:test:0", "--kernel", "none.npy"], "is not a kernel"),
         (["digits:test:0", "--kernel", "[1, 2]"], "not a grid of numbers"),
         (["digits:test:0", "--kernel", "[[NaN]]"], "not finite"),
@@ -188,3 +190,63 @@ def test_what_cannot_be_done_is_refused_in_one_line(
     assert refusal.value.code == 2 and captured.out == ""
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
     assert message in captured.err and not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("top-egde", "is not a kernel: did you mean top-edge?"),
+        ("nothing", "is not a kernel: there are top-edge, bottom-edge,"),
+        ("[" * 100_000, "more brackets in each other"),
+        ("[" * 40 + "1" + "]" * 40, "is not a grid of numbers"),
+        ("[[1, 2], [3]]", "give rows of equally many numbers"),
+        ("[[1, 2]", "give rows of equally many numbers"),
+        ("[[NaN]]", "not finite"),
+        ("[[-Infinity, 0]]", "not finite"),
+        ("[[1e400]]", "not finite"),
+        ("[[1e39]]", "too large for float32"),
+        (f"[[1{400 * '0'}]]", "is not a grid of numbers"),
+        ("[]", "is not a grid of numbers"),
+        ("[[]]", "is not a grid of numbers"),
+        ("[1, 2]", "is not a grid of numbers"),
+        ("[[true]]", "is not a grid of numbers"),
+        ('[["a"]]', "is not a grid of numbers"),
+        ("[[null]]", "is not a grid of numbers"),
+        ("7", "is not a grid of numbers"),
+        ("{}", "is not a grid of numbers"),
+        ("missing.npy", "is not a kernel"),
+        ("gs://bucket/a.npy", "is a URL"),
+        ("text.npy", "is not a kernel"),
+        ("archive.npy", "is not a kernel"),
+        ("pipe.npy", "is not a kernel"),
+        ("folder.npy", "is not a kernel"),
+        ("lying.npy", "is not a kernel"),
+        ("sparse.npy", "of at most 10,000,000"),
+        ("objects.npy", "is not a kernel"),
+    ],
+    ids=lambda text: text[:16],
+)
+def test_what_is_no_kernel_is_refused(
+    text: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Briefly, and without the memory that a file claims to need."""
+    monkeypatch.chdir(tmp_path)
+    if text.endswith(".npy"):
+        write_no_kernels()
+    with pytest.raises(UserError) as refusal:
+        kernel_of(text)
+    assert words in str(refusal.value) and len(str(refusal.value)) < 400
+
+
+def write_no_kernels() -> None:
+    Path("text.npy").write_text("[[1]]", encoding="utf-8")
+    with Path("archive.npy").open("wb") as file:
+        np.savez(file, kernel=np.ones((2, 2)))
+    os.mkfifo("pipe.npy")
+    Path("folder.npy").mkdir()
+    np.save("objects.npy", np.array([{}]), allow_pickle=True)
+    for name, size in (("lying.npy", 0), ("sparse.npy", 8 * 10**12)):
+        with Path(name).open("wb") as file:
+            header = {"descr": "<f8", "fortran_order": False, "shape": (10**6, 10**6)}
+            np.lib.format.write_array_header_1_0(file, header)
+            file.truncate(file.tell() + size)

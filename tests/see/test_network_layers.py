@@ -246,13 +246,13 @@ def test_the_programs_write_a_figure_per_layer(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["maps", "RUN", "--layers", "C9"], "no layer 'C9' here; there are C1, dropout, output"),
+        (["maps", "RUN", "--layers", "C9"], "no layer 'C9' here: there are C1, dropout, output"),
         (["maps", "RUN", "--index", "-1"], "examples 0 to 359"),
         (["maps", "RUN", "--image", "none.png"], "neither an image file"),
         (["maps", "RUN", "--image", "none.png", "--index", "1"], "not both"),
         (["maps", "RUN", "--member", "1"], "members 0 to 0"),
         (["maps", "RUN", "--step", "7"], "no checkpoint of step 7"),
-        (["kernels", "RUN", "--layers", "output"], "no layer 'output' here; there are C1"),
+        (["kernels", "RUN", "--layers", "output"], "no layer 'output' here: there are C1"),
         (["kernels", "nowhere"], "nowhere"),
     ],
 )

@@ -2,16 +2,18 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pages
 import programs
 import pytest
-from pages import Small, in_chromium, in_node, trained
+from pages import Small, content, in_chromium, in_node, trained
 
 from cnn_jax import __main__ as program
 from cnn_jax.data import array_dataset, load_dataset
@@ -64,6 +66,32 @@ def test_the_page_needs_nothing_else(networks: dict[str, Trained]) -> None:
     assert '"cnn_jax.see" = ["page_template/*"]' in declared
 
 
+NASTY = ["{{script}}", "{{content}}", "</script>", "<!--<script>", "a\u2028b", "'\"&`${x}\\"]
+NASTY += ["\\u003c", "__proto__", "<b>9</b>", "ø ✓"]
+
+
+def test_names_can_be_any_text(tmp_path: Path) -> None:
+    html = page.make_page(nasty(), examples=3)
+    assert html.count("<script") == 3 and html.count("</script>") == 3
+    data = json.loads(content(html))
+    assert data["classes"] == NASTY and [n["name"] for n in data["networks"]] == NASTY[:4]
+    said = in_node(html, tmp_path, "[content.classes, networks.map(({ name }) => name)]")
+    assert said == [NASTY, NASTY[:4]]
+
+
+def nasty() -> dict[str, Trained]:
+    """Networks and classes whose names look like parts of a page."""
+    one = trained("MLP", model=MLP((20,)), eval_transforms=(), dataset=grey_of(8, names=NASTY))
+    return {name: one for name in NASTY[:4]}
+
+
+class Rematerialised(nn.Module):
+    @nn.compact
+    def __call__(self, images: Any, train: bool = False, keys: Any = None) -> Any:
+        del train, keys
+        return nn.remat(nn.Dense)(10, name="hidden")(images.reshape(len(images), -1))
+
+
 def refused(message: str, **networks: Trained) -> None:
     with pytest.raises(UserError, match=message):
         page.make_page(networks)
@@ -86,15 +114,17 @@ def test_what_does_not_go_on_a_page_is_refused() -> None:
     refused("grey images of up to 64x64", big=trained("b", dataset=grey_of(65)))
     blurred = trained("blurred", model=Small(blur=True), eval_transforms=())
     refused(r"cannot be listed: BlurPool_0 \(BlurPool\)", blurred=blurred)
+    hidden = trained("remat", model=Rematerialised(), eval_transforms=())
+    refused("remat cannot be put on a page: the values of hidden cannot be seen", remat=hidden)
     with pytest.raises(UserError, match="--examples must be at least 1"):
         page.make_page({"MLP": mlp}, examples=0)
 
 
-def grey_of(size: int, channels: int = 1) -> Any:
+def grey_of(size: int, channels: int = 1, names: Sequence[str] = ()) -> Any:
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (4, size, size, channels)).astype(np.uint8)
     split = (images, np.arange(4))
-    names = load_dataset("digits").class_names
+    names = names or load_dataset("digits").class_names
     return array_dataset("own", {"train": split, "test": split}, names)
 
 
@@ -109,7 +139,7 @@ def test_the_program_writes_all_networks_of_a_run(
     out = tmp_path / "page.html"
     program.main(["page", "runs/mlp", "--out", str(out), "--examples", "4"])
     assert capsys.readouterr().out == f"{out} ({out.stat().st_size / 1e6:.1f} MB)\n"
-    data = json.loads(pages.content(out.read_text()))
+    data = json.loads(content(out.read_text()))
     assert [network["name"] for network in data["networks"]] == ["mlp:seed-0", "mlp:seed-1"]
     assert len(data["labels"]) == 4
 
@@ -119,8 +149,7 @@ def test_the_program_writes_all_networks_of_a_run(
     [
         (["--names", "a", "b"], "2 names for 1 runs"),
         (["--out", "{folder}/page.png"], "--out must end in .html"),
-        (["--out", "{folder}/there.html"], "exists: choose another --out"),
-        (["--out", "{folder}/none/page.html"], "there is no folder"),
+        (["--out", "{folder}/there.html"], "exists: choose another"),
         (["--split", "validation"], "has no split 'validation'"),
         (["--examples", "0"], "--examples must be at least 1"),
         (["--step", "7"], "no checkpoint of step 7"),

@@ -1,10 +1,12 @@
 """The page in Chromium: its numbers, and drawing by mouse, finger and keyboard."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pages
 import pytest
+import test_page
 
 from cnn_jax.see import page
 
@@ -124,6 +126,25 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_the_script_gives_jaxs_probabilities(answers: dict[str, Any]) -> None:
     pages.assert_probabilities(answers["all"], "train[:50]")
+
+
+NASTY = """[byId("failure").hidden, networks.length,
+  [...document.querySelectorAll("#bars .network:first-child th")].map((th) => th.textContent)]"""
+
+
+def test_names_can_be_any_text(tmp_path: Path) -> None:
+    html = page.make_page(test_page.nasty(), examples=3)
+    (answer,) = pages.in_chromium(html, tmp_path, {"names": NASTY}).values()
+    assert answer == [True, 4, test_page.NASTY]
+
+
+def test_a_script_that_fails_says_so(tmp_path: Path) -> None:
+    """Even one that cannot be read, as by an old browser."""
+    html = page.make_page({"MLP": pages.networks()["MLP, cropped"]}, examples=3)
+    failing = html.replace('"use strict";', "class {", 1)
+    says = '[document.getElementById("failure").hidden, document.body.innerText]'
+    (answer,) = pages.in_chromium(failing, tmp_path, {"says": says}).values()
+    assert answer[0] is False and "This page has failed" in answer[1]
 
 
 def test_the_products_of_a_unit_add_up_to_it(answers: dict[str, Any]) -> None:

@@ -58,7 +58,7 @@ class Worker:
             flags = (environment.get("XLA_FLAGS", ""), f"{DEVICES}={devices}")
             environment["XLA_FLAGS"] = " ".join(flags).strip()
         self._about: Mapping[str, Any] | None = None
-        self._said = tempfile.TemporaryFile("w+")
+        self._said = tempfile.TemporaryFile("w+", encoding="utf-8")
         self._compiled = tempfile.TemporaryDirectory()
         environment[PEERS_CACHE] = self._compiled.name
         self._process = subprocess.Popen(
@@ -66,7 +66,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
-            text=True,
+            encoding="utf-8",
             cwd=ROOT,
             env=environment,
         )

@@ -108,7 +108,7 @@ def filled(text: str) -> str:
         path = ladder.RECORDS / place[2]
         content = MISSING
         if path.exists():
-            record = json.loads(path.read_text())
+            record = json.loads(path.read_text(encoding="utf-8"))
             content = OTHERS.get(record["experiment"], tables)(record)
         return place[1] + content + place[4]
 
@@ -205,4 +205,4 @@ def _waited(contestant: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(filled(PAGE.read_text()))
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

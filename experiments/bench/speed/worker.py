@@ -39,7 +39,7 @@ def serve(
             its own, so that the process's memory counts.
     """
     # Libraries may print to standard output: send that to standard error, answers to the parent.
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
     def say(content: Mapping[str, Any]) -> None:
@@ -75,7 +75,7 @@ def peak_bytes() -> int | None:
     `getrusage` would not do: it begins with the memory of the parent.
     """
     try:
-        lines = open("/proc/self/status").read().splitlines()
+        lines = open("/proc/self/status", encoding="utf-8").read().splitlines()
     except OSError:
         return None
     (line,) = (line for line in lines if line.startswith("VmHWM:"))

@@ -1,0 +1,51 @@
+"""Which scripts may be run out of a run folder.
+
+Opening a run executes its experiment.py, and a folder may come from a stranger. A script is trusted
+if it is one of this installation's `experiments/`, or if this user has trained with it here or has
+said so (`--trust`). Trusted scripts are remembered by their SHA-256 in $XDG_STATE_HOME/cnn_jax, or
+~/.local/state/cnn_jax without that variable.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+from cnn_jax.errors import UserError
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+
+
+def remember(script: Path) -> None:
+    """Trust a script from now on. Raises OSError or RuntimeError if that cannot be noted."""
+    mark = _mark(script)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+
+
+def check(script: Path) -> None:
+    """Raise UserError if `script` is not trusted, or cannot be read."""
+    try:
+        sha256 = _sha256(script)
+    except OSError as error:
+        raise UserError(f"{script} cannot be read: {error.strerror}") from error
+    if any(_sha256(path) == sha256 for path in EXPERIMENTS.glob("*.py")):
+        return
+    try:
+        trusted = _mark(script).exists()
+    except (OSError, RuntimeError):  # RuntimeError: the user has no home
+        trusted = False
+    if not trusted:
+        raise UserError(
+            f"{script} is a program that was never run here: opening the run would execute it. "
+            "Read it, then repeat the command with --trust"
+        )
+
+
+def _mark(script: Path) -> Path:
+    """The file whose presence says that a script is trusted."""
+    state = os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser()
+    return Path(state) / "cnn_jax" / "trusted" / _sha256(script)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,299 @@
+"""The files of a run are tied to each other: what does not belong is refused, or said."""
+
+import dataclasses
+import errno
+import fcntl
+import json
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import programs
+import pytest
+import tiny
+
+from cnn_jax import runs, trained
+from cnn_jax.check.reproduce import reproduce
+from cnn_jax.errors import UserError
+from cnn_jax.evaluate.exact import evaluate_run
+from cnn_jax.runs import trust
+from cnn_jax.runs.checkpoint import Checkpoints, Damaged
+from cnn_jax.runs.journal import write_json
+from cnn_jax.trained import load_experiment, restore
+
+SCRIPT = Path(tiny.__file__)
+
+
+@pytest.fixture
+def run(tiny_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def other_seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("other") / "run"
+    programs.train_tiny(folder, "--seed", 3)
+    return folder
+
+
+def content(folder: Path) -> dict[Path, bytes]:
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+def change(path: Path, edit: Callable[[dict], object]) -> None:
+    described = json.loads(path.read_text())
+    edit(described)
+    write_json(path, described)
+
+
+def resume_refused(run: Path, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Going on is refused in one line, and changes nothing."""
+    (run / "result.json").unlink(missing_ok=True)
+    before = content(run)
+    with pytest.raises(SystemExit) as ended:
+        programs.train_tiny(run)
+    assert ended.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "warning" not in line]
+    assert line.startswith("error: ") and message in line
+    assert content(run) == before
+
+
+# ---- a checkpoint belongs to its run and its step ----
+
+
+def test_a_checkpoint_of_another_seed_is_refused(
+    run: Path, other_seed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(run / "checkpoints" / "12")
+    shutil.copytree(other_seed / "checkpoints" / "12", run / "checkpoints" / "12")
+    (comparison,) = reproduce(run)
+    (row,) = [row for row in comparison.rows if row.name == "receipt"]
+    assert not row.matches and row.now == "seed was 3, is 0"
+    evaluate_run(run)
+    assert "not as it was trained: seed was 3, is 0" in capsys.readouterr().err
+    resume_refused(run, "seed was 3, is 0", capsys)
+
+
+def test_a_checkpoint_under_the_name_of_another_step_is_refused(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run / "checkpoints"
+    (folder / "12").rename(folder / "7")
+    (folder / "6").rename(folder / "12")
+    (folder / "7").rename(folder / "6")
+    for step in (6, 12):
+        with pytest.raises(UserError, match=f"{step} was saved as step {18 - step}") as raised:
+            evaluate_run(run, step=step)
+        assert not isinstance(raised.value, Damaged)
+    resume_refused(run, "12 was saved as step 6", capsys)
+    (folder / "12").rename(folder / "20")
+    resume_refused(run, "20 was saved as step 6", capsys)
+
+
+EDITS: dict[str, Callable[[dict], object]] = {
+    "seed": lambda content: content["config"].update(seed=1),
+    "steps": lambda content: content["config"].update(steps=15),
+    "learning_rate": lambda content: content["config"].update(learning_rate=0.2),
+    "dataset's sha256": lambda content: content["dataset"].update(sha256="0" * 64),
+    "dataset's classes": lambda content: content["dataset"]["classes"].reverse(),
+    "dataset's mean": lambda content: content["dataset"].update(mean=[0.25]),
+    "the script helper": lambda content: content["imports"].update(helper="0" * 64),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edited_receipt_is_said_where_the_run_is_opened(
+    name: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(run / "config.json", EDITS[name])
+    evaluate_run(run)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {run} is not as it was trained: ") and f"{name} was" in line
+
+
+def test_an_edited_script_is_said_where_the_run_is_opened(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = run / "experiment.py"
+    script.write_text(script.read_text() + "# edited\n")
+    trust.remember(script)
+    evaluate_run(run)
+    assert "experiment.py has changed" in capsys.readouterr().err
+
+
+def test_classes_in_another_order_are_said(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The pixels and labels, and so their hashes, are the same."""
+    experiment = load_experiment(run)
+    dataset = dataclasses.replace(experiment.dataset, class_names=tuple("9876543210"))
+    swapped = dataclasses.replace(experiment, dataset=dataset)
+    monkeypatch.setattr(trained, "load_experiment", lambda *_: swapped)
+    evaluate_run(run)
+    assert "dataset's classes was ['0', '1'" in capsys.readouterr().err
+
+
+# ---- what a run went on with ----
+
+
+def test_a_run_that_goes_on_otherwise_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    programs.train_tiny(run, "--stop-at", 6)
+    programs.train_tiny(run, "--accumulate", 2, "--eval-batch-size", 7)
+    described = runs.describe(run)
+    (process,) = described["continued"]
+    assert process["step"] == 6 and process["options"]["accumulate"] == 2
+    assert described["options"]["accumulate"] == 1
+    (comparison,) = reproduce(run)  # evaluated with the batch size that the run ended with
+    assert comparison.matches and comparison.tolerance == 0
+    receipt = restore(run, 12).about["receipt"]
+    assert receipt["options"]["accumulate"] == 2
+    assert restore(run, 6).about["receipt"]["options"]["accumulate"] == 1
+    assert set(runs.continuations(described)) == {
+        "from step 6 on, accumulate was 1, is 2",
+        "from step 6 on, eval_batch_size was 250, is 7",
+    }
+    before = (run / "config.json").read_bytes()
+    programs.train_tiny(run, "--accumulate", 3)  # the run has ended: nothing goes on
+    assert (run / "config.json").read_bytes() == before
+
+
+def test_a_refusal_overrides_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = content(run)
+    with pytest.raises(SystemExit) as ended:
+        programs.train_tiny(run, "--steps", 9, "--override-config")
+    assert ended.value.code == 2 and "past the 9" in capsys.readouterr().err
+    assert content(run) == before
+
+
+def test_metrics_that_are_gone_come_back(
+    run: Path, tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (tiny_run / "metrics.jsonl").read_bytes()
+    shutil.rmtree(run / "checkpoints" / "12")
+    (run / "result.json").unlink()
+    (run / "metrics.jsonl").unlink()
+    programs.train_tiny(run)
+    assert (run / "metrics.jsonl").read_bytes() == whole
+    assert "metrics.jsonl was not as the run had left it" in capsys.readouterr().err
+
+
+# ---- scripts that a script imports, and scripts of strangers ----
+
+
+@pytest.fixture
+def with_helper(tmp_path: Path) -> Path:
+    """A run of a script that imports a file beside it; both lie in tmp_path / "mine"."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "parts_of_mine.py").write_text("RATE = 0.1\n")
+    (folder / "mine.py").write_text(
+        f"import sys\nsys.path.append({str(SCRIPT.parent)!r})\n"
+        "import dataclasses\nimport parts_of_mine\nimport tiny\nfrom cnn_jax.cli import main\n"
+        "@dataclasses.dataclass(frozen=True)\nclass Config(tiny.Config):\n    steps: int = 3\n"
+        "build = tiny.build\n"
+        "if __name__ == '__main__':\n    main(Config, build)\n"
+    )
+    programs.succeed(programs.start(folder / "mine.py", "--workdir", folder / "run"))
+    return folder
+
+
+def test_a_run_of_a_script_that_imports_its_neighbour(
+    with_helper: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "parts_of_mine", raising=False)
+    run = with_helper / "run"
+    (comparison,) = reproduce(run)
+    assert {row.name: row.matches for row in comparison.rows}["receipt"]
+    (with_helper / "parts_of_mine.py").write_text("RATE = 0.2\n")
+    evaluate_run(run)
+    said = capsys.readouterr().err
+    assert "parts_of_mine, which experiment.py imports, has changed" in said
+
+
+def test_a_strangers_script_is_not_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = run / "experiment.py"
+    script.write_text("print('I was run')\n" + script.read_text())
+    with pytest.raises(UserError, match="never run here.*--trust"):
+        load_experiment(run)
+    for command in (["evaluate"], ["reproduce"], ["kernels"]):
+        programs.assert_refused([*command, str(run)], "--trust", capsys)
+    trust.remember(script)
+    load_experiment(run)
+    assert "I was run" in capsys.readouterr().out
+
+
+def test_a_script_of_this_installation_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/nowhere")
+    trust.check(trust.EXPERIMENTS / "lenet5_digits.py")
+    with pytest.raises(UserError, match="--trust"):
+        trust.check(SCRIPT)
+    with pytest.raises(UserError, match=r"absent\.py cannot be read"):
+        trust.check(SCRIPT.parent / "absent.py")
+
+
+# ---- other people, other file systems ----
+
+
+def test_files_have_the_modes_of_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        programs.train_tiny(tmp_path / "run", "--steps", 3)
+    finally:
+        os.umask(before)
+    modes = {p: stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "run").rglob("*")}
+    assert set(modes.values()) == {0o640, 0o750}, modes
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become another user")
+@pytest.mark.parametrize("name", ["config.json", "experiment.py", "checkpoints/12/default"])
+def test_what_may_not_be_read_is_not_called_damaged(
+    name: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_experiment(run)  # imports what another user may not
+    for parent in (*run.parents[:3], Path(os.environ["XDG_STATE_HOME"]).parent):
+        parent.chmod(0o755)
+    (run / name).chmod(0)
+    os.seteuid(12345)
+    try:
+        programs.assert_refused(["evaluate", str(run)], "ermission denied", capsys)
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", no_flock)
+    with runs.claim(
+        tmp_path / "run", SCRIPT, runs.identity(SCRIPT, tiny.Config(), {}), tiny.OPTIONS
+    ):
+        pass
+    assert "has no locks" in capsys.readouterr().err
+
+
+def test_a_checkpoint_removed_by_a_run_that_trains_is_passed_over(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the reader opens the last one, a newer one takes its place."""
+    shutil.move(run / "checkpoints" / "12", run / "newer")
+    read = Checkpoints.restore
+
+    def replaced(checkpoints: Checkpoints, step: int, like: Any) -> Any:
+        if step == 6 and (run / "newer").exists():
+            shutil.move(run / "newer", run / "checkpoints" / "12")
+            shutil.rmtree(run / "checkpoints" / "6")
+        return read(checkpoints, step, like)
+
+    monkeypatch.setattr(Checkpoints, "restore", replaced)
+    assert restore(run).step == 12

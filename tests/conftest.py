@@ -16,10 +16,14 @@ _SCRATCH = tempfile.TemporaryDirectory(prefix="cnn_jax_tests_")
 # Before JAX is imported, and for the processes that tests start. The cache of compiled programs
 # holds nothing from before this session; all workers share that of the process that starts them.
 _SHARED = os.environ.get("CNN_JAX_TESTS_COMPILED", f"{_SCRATCH.name}/compiled")
-# Without its newer emitters XLA compiles in three quarters of the time. The flag is known to exist
-# in these versions; an unknown one would end the process.
+# Without its newer emitters and in one piece XLA compiles in half of the time. The flags are known
+# to exist in these versions; an unknown one would end the process.
 _KNOWN = importlib.metadata.version("jaxlib").startswith("0.10.")
-_QUICK = "--xla_cpu_use_fusion_emitters=false" if _KNOWN else ""
+_QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+_QUICK = _QUICK if _KNOWN else ""
+# The tests compile much and compute little. Without most optimizations XLA compiles `tiny.py` in a
+# tenth of the time; with the variable set to 0 all tests run on the programs that users get.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ |= {
     "CNN_JAX_TESTS_COMPILED": _SHARED,
     "JAX_PLATFORMS": "cpu",
@@ -61,34 +65,20 @@ def one_device() -> Iterator[None]:
 
 
 @pytest.fixture
-def quick_compilation() -> Iterator[None]:
-    """XLA at half its effort, for tests that compile much and compute little."""
-    yield from _at_half_effort()
+def quick_compilation() -> None:
+    """Nothing: all tests compile quickly."""
 
 
 @pytest.fixture(scope="module")
-def quick_module() -> Iterator[None]:
-    """The same for all tests of a file, whose runs then have the same bits."""
-    yield from _at_half_effort()
-
-
-def _at_half_effort() -> Iterator[None]:
-    import jax
-
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+def quick_module() -> None:
+    """Nothing: all tests compile quickly."""
 
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of `tiny.py` on one device; not to be changed."""
-    import jax
     import programs
 
     folder = tmp_path_factory.mktemp("tiny") / "run"
-    quick = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", False)  # whichever test asks first
     programs.train_tiny(folder)
-    jax.config.update("jax_disable_most_optimizations", quick)
     return folder

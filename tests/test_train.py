@@ -1,10 +1,12 @@
 """The loop: what a run leaves behind, and the resume law, up to a kill at any instant."""
 
 import dataclasses
+import functools
 import json
 import math
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,14 +35,16 @@ def flags(kind: feeds.Kind) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[feeds.Kind, Path]:
-    """Runs that were never stopped."""
-    folders: dict[feeds.Kind, Path] = {
-        kind: tmp_path_factory.mktemp(kind) / "run" for kind in KINDS
-    }
-    for kind, folder in folders.items():
-        programs.train_tiny(folder, *flags(kind))
-    return folders
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[[feeds.Kind], Path]:
+    """Runs that were never stopped, trained when they are first asked for."""
+
+    @functools.cache
+    def folder(kind: feeds.Kind) -> Path:
+        run = tmp_path_factory.mktemp(kind) / "run"
+        programs.train_tiny(run, *flags(kind))
+        return run
+
+    return folder
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -73,7 +77,7 @@ def kill(command: list[object], after: float) -> None:
 
 @pytest.mark.parametrize("kind", [pytest.param("resident", marks=pytest.mark.slow), "stream"])
 def test_a_killed_run_ends_like_one_never_stopped(
-    kind: feeds.Kind, unbroken: dict[feeds.Kind, Path], tmp_path: Path
+    kind: feeds.Kind, unbroken: Callable[[feeds.Kind], Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     command = [*programs.TINY, "--workdir", folder, *flags(kind)]
@@ -82,13 +86,13 @@ def test_a_killed_run_ends_like_one_never_stopped(
     assert 0 < at < STEPS
     programs.train_tiny(folder, *flags(kind))
     assert json.loads((folder / "result.json").read_text())["resumed_from"] == at
-    assert_same_run(folder, unbroken[kind])
+    assert_same_run(folder, unbroken(kind))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_a_run_killed_again_and_again_ends_like_one_never_stopped(
-    seed: int, unbroken: dict[feeds.Kind, Path], tmp_path: Path
+    seed: int, unbroken: Callable[[feeds.Kind], Path], tmp_path: Path
 ) -> None:
     chance = random.Random(seed)
     kind = chance.choice(KINDS)
@@ -99,11 +103,11 @@ def test_a_run_killed_again_and_again_ends_like_one_never_stopped(
         process.kill()
         process.wait()
     programs.succeed(programs.start(*command))
-    assert_same_run(tmp_path / "run", unbroken[kind])
+    assert_same_run(tmp_path / "run", unbroken(kind))
 
 
 def test_a_stopped_run_goes_on_where_it_was(
-    unbroken: dict[feeds.Kind, Path], tmp_path: Path
+    unbroken: Callable[[feeds.Kind], Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     stopped = programs.train_tiny(folder, *flags("stream"), "--stop-at", 40)
@@ -111,11 +115,12 @@ def test_a_stopped_run_goes_on_where_it_was(
     assert not (folder / "result.json").exists()
     assert programs.saved_steps(folder)[-1] == 42
     programs.train_tiny(folder, *flags("stream"))
-    assert_same_run(folder, unbroken["stream"])
+    assert_same_run(folder, unbroken("stream"))
 
 
-def test_resident_and_streamed_runs_are_one(unbroken: dict[feeds.Kind, Path]) -> None:
-    states = [programs.saved_state(unbroken[kind]) for kind in KINDS]
+@pytest.mark.slow  # 120 steps; the test of dispatches below compares 12
+def test_resident_and_streamed_runs_are_one(unbroken: Callable[[feeds.Kind], Path]) -> None:
+    states = [programs.saved_state(unbroken(kind)) for kind in KINDS]
     programs.assert_close(*states, tolerance=1e-4)
 
 

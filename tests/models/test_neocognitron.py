@@ -34,6 +34,7 @@ SMALL = Constants(
                c_stride=1, c_area=2, s_area=4, column=2, planes=3),
     )
 )  # fmt: skip
+represent = jax.jit(representatives, static_argnames="column")
 IMAGE = np.random.default_rng(0).random((9, 8)).astype(np.float32)
 
 
@@ -171,7 +172,7 @@ def test_representatives_against_a_search(column: int) -> None:
     unrepresented = 0
     for _ in range(20):
         s = np.maximum(0, rng.normal(-1, 1, (7, 6, 8))).astype(np.float32)
-        rows, columns, chosen = map(np.asarray, representatives(jnp.asarray(s), column))
+        rows, columns, chosen = map(np.asarray, represent(jnp.asarray(s), column))
         expected = searched(s, column)
         assert {int(k): (rows[k], columns[k]) for k in np.flatnonzero(chosen)} == expected
         unrepresented += 8 - len(expected)
@@ -179,7 +180,7 @@ def test_representatives_against_a_search(column: int) -> None:
 
 
 def test_a_silent_layer_has_no_representatives() -> None:
-    assert not representatives(jnp.zeros((6, 6, 3)), 5)[2].any()
+    assert not represent(jnp.zeros((6, 6, 3)), 5)[2].any()
 
 
 def test_learning_adds_what_the_representative_sees_and_nothing_else() -> None:

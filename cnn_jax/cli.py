@@ -244,7 +244,13 @@ def _train(
     identity = runs.identity(script, config, describe_data(experiment), several)
     parallel.check_same({f"the dataset's {name}": x for name, x in identity["dataset"].items()})
     with _claimed(folder, script, identity, options) as begin:
-        return train(experiment, folder, options, stop_asked, begin)
+
+        def say_and_begin(step: int) -> None:
+            if parallel.is_primary():
+                print(f"run folder: {folder}", flush=True)
+            begin(step)
+
+        return train(experiment, folder, options, stop_asked, say_and_begin)
 
 
 @contextlib.contextmanager
@@ -263,7 +269,6 @@ def _claimed(
             try:
                 claim = runs.claim(folder, script, identity, options, options.override_config)
                 begin = held.enter_context(claim)
-                print(f"run folder: {folder}", flush=True)
             except UserError as error:
                 refusal = str(error)
         if refusal := parallel.from_primary(refusal):

@@ -51,13 +51,24 @@ def reproduce(
         raise UserError("training again needs a folder to train in: --workdir DIR")
     if not record:
         return [_train_again(target, data_dir, scratch)]
-    script = target.resolve().parents[1] / f"{record['experiment']}.py"
+    script = script_of(target)
     trust.check(script)
     if "step" not in record:
         return [_make_record_again(record, script, data_dir, scratch)]
     entries = record["runs"]
     results = [_train_entry(record, entry, script, data_dir, scratch) for entry in entries]
     return results + means(record["experiment"], results)
+
+
+def script_of(target: Path) -> Path:
+    """The script that reproducing a run folder or a record executes.
+
+    Raises:
+        UserError: `target` is neither.
+    """
+    if target.is_dir():
+        return target / "experiment.py"
+    return target.resolve().parents[1] / f"{_read_record(target)['experiment']}.py"
 
 
 def _read_record(path: Path) -> dict[str, Any]:

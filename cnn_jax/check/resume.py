@@ -75,7 +75,7 @@ def verify_resume(
 
 def train_straight(script: Path, arguments: Sequence[str], folder: Path) -> None:
     """Train in `folder` from beginning to end. Raises UserError if the script fails."""
-    _finish(_start(script, arguments, folder), script)
+    _finish(_start(script, arguments, folder), script, folder)
     if not (folder / "result.json").exists():
         raise UserError(
             "there is no final result to compare: leave out --stop-at, and a sweep whose trainings "
@@ -118,13 +118,13 @@ def train_with_kills(
         time.sleep(random.uniform(0, 0.03 if saving else 0.3))
         process.kill()
         if process.wait() != -9:
-            _check(process.returncode, script)
+            _check(process.returncode, script, folder)
             raise UserError(
                 f"the run was over after {sum(counts)} of {kills} kills: give it more steps and "
                 "more checkpoints"
             )
         counts[_saving(folder, started)] += 1  # if the folder is still there, it was being written
-    _finish(_start(script, arguments, folder), script)
+    _finish(_start(script, arguments, folder), script, folder)
     return counts[0], counts[1]
 
 
@@ -180,7 +180,7 @@ def _start(script: Path, arguments: Sequence[str], folder: Path) -> subprocess.P
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    log = folder.parent / f"{folder.name}.log"
+    log = _log(folder)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
         return subprocess.Popen(
@@ -192,10 +192,16 @@ def _start(script: Path, arguments: Sequence[str], folder: Path) -> subprocess.P
         )
 
 
-def _finish(process: subprocess.Popen[str], script: Path) -> None:
-    _check(process.wait(), script)
+def _finish(process: subprocess.Popen[str], script: Path, folder: Path) -> None:
+    _check(process.wait(), script, folder)
 
 
-def _check(code: int, script: Path) -> None:
+def _check(code: int, script: Path, folder: Path) -> None:
     if code:
-        raise UserError(f"{script} ended with exit code {code}: its log is in the scratch folder")
+        lines = _log(folder).read_text(encoding="utf-8").splitlines()
+        last = lines[-1] if lines else f"its log, {_log(folder)}, is empty"
+        raise UserError(f"{script} ended with exit code {code}: {last}")
+
+
+def _log(folder: Path) -> Path:
+    return folder.parent / f"{folder.name}.log"

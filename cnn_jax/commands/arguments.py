@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cnn_jax.check.reproduce import script_of
 from cnn_jax.errors import UserError
+from cnn_jax.runs.trust import remember
 
 
 def argument(metavar: str, text: str | None = None, default: str | None = None) -> Any:
@@ -62,6 +64,14 @@ BatchSize = Annotated[
     int, argument("INT", "Examples at a time; affects speed and memory, not the result.")
 ]
 Out = Annotated[Path | None, argument("DIR", default="write no files")]
+Trust = Annotated[
+    tyro.conf.FlagCreatePairsOff[bool],
+    tyro.conf.arg(
+        help="Opening a run executes its experiment.py: do so although it was never run here. Read "
+        "the script first.",
+        help_behavior_hint="",
+    ),
+]
 
 
 def check_out(out: Path | None, suffixes: Sequence[str] = (), flag: str = "--out") -> None:
@@ -92,6 +102,19 @@ def check_out(out: Path | None, suffixes: Sequence[str] = (), flag: str = "--out
             pass
     except OSError as error:
         raise UserError(f"{flag} {out} cannot be made in {there}: {error.strerror}") from error
+
+
+def trust_scripts(trust: bool, targets: Sequence[Path]) -> None:
+    """Let the scripts of run folders, or of records, be executed from now on, if `trust` says so.
+
+    Raises:
+        UserError: there is no such script, or that cannot be noted.
+    """
+    for script in [script_of(target) for target in targets if trust]:
+        try:
+            remember(script)
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"--trust: {script} cannot be noted as trusted: {error}") from error
 
 
 def layer_table(rows: Mapping[str, Sequence[str]], *columns: str) -> Table:

@@ -17,8 +17,10 @@ from cnn_jax.commands.arguments import (
     Runs,
     Split,
     Step,
+    Trust,
     argument,
     check_out,
+    trust_scripts,
 )
 from cnn_jax.devices.feed import Kind
 from cnn_jax.errors import UserError
@@ -35,6 +37,7 @@ def evaluate(
     split: Split = None,
     step: Step = None,
     data_dir: RunDataDir = None,
+    trust: Trust = False,
     batch_size: BatchSize = 250,
     feed: Kind = "auto",
     views: Annotated[int, argument("NUMBER")] = 1,
@@ -62,6 +65,7 @@ def evaluate(
     if batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, got {batch_size}")
     check_out(out)
+    trust_scripts(trust, runs)
     networks = [network for folder in runs for network in open_networks(folder, step, data_dir)]
     for network in networks:
         views_of(network, views)

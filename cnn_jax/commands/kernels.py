@@ -12,8 +12,10 @@ from cnn_jax.commands.arguments import (
     Run,
     RunDataDir,
     Step,
+    Trust,
     check_out,
     layer_table,
+    trust_scripts,
 )
 from cnn_jax.see.layers import chosen
 from cnn_jax.see.layers import kernels as kernels_of
@@ -26,6 +28,7 @@ def kernels(
     member: Member = 0,
     step: Step = None,
     data_dir: RunDataDir = None,
+    trust: Trust = False,
     out: Out = None,
 ) -> None:
     """List the convolution kernels of a trained network, and draw them.
@@ -37,6 +40,7 @@ def kernels(
         out: New or empty folder for one figure per layer (PNG), numbered in order of depth.
     """
     check_out(out)
+    trust_scripts(trust, (run,))
     values_of = kernels_of(open_network(run, member, step, data_dir))
     shown = chosen(values_of, layers)
     if out is not None:

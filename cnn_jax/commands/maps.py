@@ -14,9 +14,11 @@ from cnn_jax.commands.arguments import (
     RunDataDir,
     Split,
     Step,
+    Trust,
     argument,
     check_out,
     layer_table,
+    trust_scripts,
 )
 from cnn_jax.errors import UserError
 from cnn_jax.see.images import example, open_file
@@ -33,6 +35,7 @@ def maps(
     split: Split = None,
     step: Step = None,
     data_dir: RunDataDir = None,
+    trust: Trust = False,
     out: Out = None,
 ) -> None:
     """Show the output of every layer of a trained network for one image.
@@ -48,6 +51,7 @@ def maps(
     if image is not None and (index is not None or split is not None):
         raise UserError("give --image, or --index and --split, not both")
     check_out(out)
+    trust_scripts(trust, (run,))
     trained = open_network(run, member, step, data_dir)
     pixels, label = _image(trained, image, index or 0, split)
     seen = look(trained, pixels)

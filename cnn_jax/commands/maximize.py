@@ -17,8 +17,10 @@ from cnn_jax.commands.arguments import (
     RunDataDir,
     Split,
     Step,
+    Trust,
     argument,
     check_out,
+    trust_scripts,
 )
 from cnn_jax.see.maximize import Excited
 from cnn_jax.see.maximize import maximize as maximized
@@ -34,6 +36,7 @@ def maximize(
     split: Split = None,
     step: Step = None,
     data_dir: RunDataDir = None,
+    trust: Trust = False,
     batch_size: BatchSize = 250,
     out: Out = None,
     json: Flag = False,
@@ -52,6 +55,7 @@ def maximize(
         json: Print JSON instead of a table.
     """
     check_out(out)
+    trust_scripts(trust, (run,))
     trained = open_network(run, member, step, data_dir)
     dataset = trained.experiment.dataset
     split = split or trained.experiment.eval_split

@@ -11,8 +11,10 @@ from cnn_jax.commands.arguments import (
     Runs,
     Split,
     Step,
+    Trust,
     argument,
     check_out,
+    trust_scripts,
 )
 from cnn_jax.see.page import make_page
 from cnn_jax.trained import open_named
@@ -25,6 +27,7 @@ def page(
     split: Split = None,
     step: Step = None,
     data_dir: RunDataDir = None,
+    trust: Trust = False,
     examples: int = 40,
     half: Flag = False,
 ) -> None:
@@ -40,6 +43,7 @@ def page(
         half: Store weights as int16, which halves the file. Done anyway where it is too large.
     """
     check_out(out, (".html",))
+    trust_scripts(trust, runs)
     networks = open_named(runs, names, step, data_dir)
     html = make_page(networks, split, examples, half)
     with atomic_write(out) as file:

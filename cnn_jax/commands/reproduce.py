@@ -15,7 +15,14 @@ from rich.table import Table
 from cnn_jax.check import reproduce as reproduction
 from cnn_jax.check import resume as verification
 from cnn_jax.command_line import local_path
-from cnn_jax.commands.arguments import Flag, RunDataDir, argument, check_out
+from cnn_jax.commands.arguments import (
+    Flag,
+    RunDataDir,
+    Trust,
+    argument,
+    check_out,
+    trust_scripts,
+)
 from cnn_jax.errors import UserError
 
 
@@ -24,6 +31,7 @@ def reproduce(
     retrain: Flag = False,
     workdir: Annotated[Path | None, argument("DIR", default="none; training needs one")] = None,
     data_dir: RunDataDir = None,
+    trust: Trust = False,
     json: Flag = False,
 ) -> None:
     """Evaluate a finished run again, or train it again, and compare.
@@ -41,6 +49,7 @@ def reproduce(
         workdir: Folder for the runs that are trained again; it is kept.
         json: Print JSON instead of tables.
     """
+    trust_scripts(trust, (run,))
     comparisons = reproduction.reproduce(run, retrain, data_dir, workdir)
     for comparison in comparisons:
         if json:

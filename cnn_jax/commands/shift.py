@@ -21,8 +21,10 @@ from cnn_jax.commands.arguments import (
     Runs,
     Split,
     Step,
+    Trust,
     argument,
     check_out,
+    trust_scripts,
 )
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate.shift import (
@@ -46,6 +48,7 @@ def shift(
     split: Split = None,
     step: Step = None,
     data_dir: RunDataDir = None,
+    trust: Trust = False,
     batch_size: BatchSize = 250,
     out: Out = None,
     json: Flag = False,
@@ -69,6 +72,7 @@ def shift(
         raise UserError(f"--stride {stride} is larger than --max-shift {max_shift}")
     shift_offsets(max_shift, stride)
     check_out(out)
+    trust_scripts(trust, runs)
     opened = open_named(runs, names, step, data_dir)
     for trained in opened.values():
         trained.experiment.dataset.num_examples(split or trained.experiment.eval_split)

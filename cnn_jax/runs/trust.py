@@ -28,7 +28,7 @@ def check(script: Path) -> None:
         sha256 = _sha256(script)
     except OSError as error:
         raise UserError(f"{script} cannot be read: {error.strerror}") from error
-    if any(_sha256(path) == sha256 for path in EXPERIMENTS.glob("*.py")):
+    if any(_sha256(path) == sha256 for path in EXPERIMENTS.rglob("*.py")):
         return
     try:
         trusted = _mark(script).exists()

@@ -146,8 +146,8 @@ def test_the_program_writes_corruptions(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--max-shift", "-1"], "--max-shift must be 0 or more"),
-        (["--stride", "0"], "--stride at least 1"),
+        (["--max-shift", "-1"], "--max-shift must be at least 0"),
+        (["--stride", "0"], "--stride must be at least 1"),
         (["--batch-size", "0"], "--batch-size must be at least 1"),
         (["--padding", "mirror"], "mirror"),
         (["--corruption", "fog"], "no corruption 'fog'"),

@@ -59,32 +59,26 @@ def remember(
     return parse(measured)
 
 
-def check_descriptions(name: str, folder: Path) -> None:
-    """Raise UserError if TFDS's descriptions of a dataset changed since they were first read.
+def check_description(name: str, folder: Path, description: dict[str, Any]) -> None:
+    """Raise UserError if the description of a dataset changed since its first reading.
 
-    They say how records are understood (channels, classes, examples in each file), and TFDS keeps
-    no checksum of them. Their hashes are noted beside the dataset at the first reading, which for
-    what this package prepares is the end of preparing.
+    It says how records are understood (channels, classes, examples in each file), and TFDS keeps no
+    checksum of it. It is noted beside the dataset at the first reading, which for what this package
+    prepares is the end of preparing.
     """
-    try:
-        texts = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".txt"))
-        hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in texts}
-    except OSError as error:
-        where = error.filename or folder
-        raise UserError(f"{where} of dataset {name!r} cannot be read: {error.strerror}") from error
-    noted_in = folder / FOLDER / "descriptions.json"
+    noted_in = folder / FOLDER / "description.json"
     try:
         noted = unsealed(noted_in.read_bytes(), noted_in.name)
     except (OSError, ValueError):  # absent or damaged, so noted again
         with contextlib.suppress(OSError), atomic_write(noted_in) as file:
-            file.write(sealed(hashes, noted_in.name))
+            file.write(sealed(description, noted_in.name))
         return
-    for file_name in sorted(hashes.keys() | noted.keys()):
-        if hashes.get(file_name) != noted.get(file_name):
-            raise UserError(
-                f"{folder / file_name} of dataset {name!r} is not what it was when the dataset "
-                f"was first read; restore it, or, if the change is meant, delete {noted_in.parent}"
-            )
+    if changed := [key for key in description if noted.get(key) != description[key]]:
+        raise UserError(
+            f"the {' and '.join(changed)} of dataset {name!r} in {folder} are not those of its "
+            "first reading: restore its .json and .txt files, or, if the change is meant, delete "
+            f"{noted_in.parent}"
+        )
 
 
 def sealed(values: dict[str, Any], file_name: str) -> bytes:

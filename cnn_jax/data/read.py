@@ -95,6 +95,8 @@ def read_dataset(
         raise _not_understood(name, folder, error) from error
     if str(info.version) != folder.name:
         raise _not_understood(name, folder, f"its version is {info.version}")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise UserError(f"{folder} cannot be read: Permission denied")
     file_format = getattr(info.file_format, "value", "an unknown format")
     if file_format != "array_record":
         raise UserError(
@@ -121,7 +123,12 @@ def read_dataset(
         raise UserError(f"split 'train' of dataset {name!r} has no examples")
     measured = ("train", 0, min(total, statistics.MAX_EXAMPLES))
     train = Source(name, (measured,), shape, len(classes), fetch)
-    cache.check_descriptions(name, folder)
+    description = {
+        "classes": list(classes),
+        "image shape": list(image.shape),
+        "numbers of examples": {split: list(lengths) for split, lengths in shard_lengths.items()},
+    }
+    cache.check_description(name, folder, description)
     origin = f"the first {len(train):,} of {total:,} stored training examples"
     return Dataset(
         name=name,

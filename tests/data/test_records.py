@@ -127,7 +127,7 @@ def test_a_description_that_contradicts_the_records_is_refused(
     assert digits.folder is not None
     path = digits.folder / file
     path.write_text(path.read_text().replace(old, new))
-    (digits.folder / "cnn_jax/descriptions.json").unlink()
+    (digits.folder / "cnn_jax/description.json").unlink()
     with pytest.raises(UserError) as refusal:
         dataset = data.load_dataset("digits", digits_dir)
         for split in ("train", "test"):
@@ -149,18 +149,22 @@ def test_a_description_that_changed_is_refused(
     assert digits.folder is not None
     path = digits.folder / file
     path.write_text(path.read_text().replace(old, new))
-    with pytest.raises(UserError, match=f"{path} of dataset 'digits' is not what it was"):
+    with pytest.raises(UserError, match="of dataset 'digits' in .* are not those of its first re"):
         data.load_dataset("digits", digits_dir)
 
 
 def test_a_changed_description_may_be_meant(digits_dir: Path, digits: data.Dataset) -> None:
     assert digits.folder is not None
-    path = digits.folder / "dataset_info.json"
-    path.write_text(path.read_text().replace("scans", "pictures"))
-    with pytest.raises(UserError, match=f"{path} .* if the change is meant, delete (.*)"):
-        data.load_dataset("digits", digits_dir)
-    (digits.folder / "cnn_jax/descriptions.json").unlink()
+    info, labels = digits.folder / "dataset_info.json", digits.folder / "label.labels.txt"
+    info.write_text(info.read_text().replace("scans", "pictures"))  # says nothing of the records
     assert data.load_dataset("digits", digits_dir).statistics == digits.statistics
+    labels.write_text("\n".join("abcdefghij"))
+    noted = digits.folder / "cnn_jax"
+    with pytest.raises(UserError, match=f"the classes of .* is meant, delete {noted}$"):
+        data.load_dataset("digits", digits_dir)
+    (noted / "description.json").unlink()
+    renamed = data.load_dataset("digits", digits_dir)
+    assert renamed.class_names == tuple("abcdefghij")
 
 
 @pytest.mark.parametrize("file", ["dataset_info.json", "features.json", "digits-test.array_record"])
@@ -209,9 +213,10 @@ def test_an_unreadable_folder_is_not_called_unprepared(
         (digits_dir / "pets").mkdir()
         with pytest.raises(UserError, match=f"^{digits_dir}/pets cannot be read: Permission"):
             data.load_dataset("pets", digits_dir)
-    (digits.folder / "label.labels.txt").mkdir()
-    with pytest.raises(UserError, match="label.labels.txt of dataset 'digits' cannot be read: Is"):
-        data.load_dataset("digits", digits_dir)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: path != digits.folder)
+        with pytest.raises(UserError, match=f"^{digits.folder} cannot be read: Permission denied"):
+            data.load_dataset("digits", digits_dir)
 
 
 def test_a_machines_limit_is_not_called_damage() -> None:

@@ -19,4 +19,4 @@ if sys.argv[0] == "-m" and _program.count(".") == 1:
         if signal.getsignal(_number) is not signal.SIG_IGN:
             signal.signal(_number, _stop)
 # Before a script imports JAX, whose complaints of its environment variables become one line there.
-from cnn_jax import __version__ as __version__
+from cnn_jax import __version__ as __version__  # noqa: E402

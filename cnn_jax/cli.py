@@ -22,8 +22,8 @@ from cnn_jax.command_line import exit_on_user_error, outliving_readers, parse
 from cnn_jax.devices import group, parallel, process
 from cnn_jax.devices.signals import StopAsked, stop_requests
 from cnn_jax.errors import Stopped, UserError, warn
+from cnn_jax.errors.ranges import check_finite
 from cnn_jax.experiment import Experiment
-from cnn_jax.ranges import check_finite
 from cnn_jax.runs.environment import imported_scripts
 from cnn_jax.seeds import Several, Variant, folder_name, stack, unstacked
 from cnn_jax.train import Options, train

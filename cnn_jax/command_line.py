@@ -24,9 +24,9 @@ from tyro import _errors as events  # private, so that requirements.txt names th
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
 from cnn_jax.errors import Stopped, UserError
-from cnn_jax.machine_limits import chain, limit_reached
+from cnn_jax.errors.machine_limits import chain, limit_reached
+from cnn_jax.errors.wording import nearest, one_line, quoted
 from cnn_jax.runs.checkpoint import quieten_orbax
-from cnn_jax.wording import nearest, one_line, quoted
 
 KINDS = {int: "a whole number", float: "a number"}
 

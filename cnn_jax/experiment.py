@@ -19,9 +19,9 @@ from cnn_jax.augment.basic import ByLabel, Transform
 from cnn_jax.data import Dataset
 from cnn_jax.devices.process import usual_promotion
 from cnn_jax.errors import UserError
+from cnn_jax.errors.ranges import INT32_MAX, SEED_MAX, check_range, flag
 from cnn_jax.losses import softmax_cross_entropy
 from cnn_jax.metrics import accuracy, top_k
-from cnn_jax.ranges import INT32_MAX, SEED_MAX, check_range, flag
 
 Variables = Mapping[str, Any]  # {"params": …, and other collections: the model's state}
 PerExample = Callable[[Array, Array], Array]  # (logits [B, classes], labels [B]) -> [B]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from cnn_jax.ranges import INT32_MAX, check_range
+from cnn_jax.errors.ranges import INT32_MAX, check_range
 
 
 def alexnet_momentum(

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from cnn_jax.devices import feed as feeds
 from cnn_jax.devices.dispatch import split_into_blocks
+from cnn_jax.errors.ranges import check_range, flag
 from cnn_jax.experiment import Experiment, epochs_to_steps
-from cnn_jax.ranges import check_range, flag
 
 MOST_READERS = 1024  # threads; each holds a batch that it has read ahead
 

@@ -19,9 +19,9 @@ import numpy as np
 from cnn_jax.devices.feed import Kind, choose
 from cnn_jax.devices.parallel import AXIS
 from cnn_jax.errors import UserError
+from cnn_jax.errors.ranges import check_range
 from cnn_jax.experiment import Experiment, Members
 from cnn_jax.models import count_parameters
-from cnn_jax.ranges import check_range
 from cnn_jax.step import TrainState, init_state, train_step
 
 Build = Callable[[Any, Path | None], Experiment]

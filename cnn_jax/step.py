@@ -110,6 +110,7 @@ def _gradients(
     def add_piece(carry: Any, piece: Any):
         model_state, totals = carry
         grads, (model_state, sums) = gradient(state.params, model_state, *piece)
+        model_state = mean_over_devices(model_state)  # the next piece begins with the whole piece's
         return (model_state, jax.tree.map(jnp.add, totals, (grads, sums))), None
 
     pieces = jax.tree.map(

@@ -18,9 +18,9 @@ import jax
 import numpy as np
 
 from cnn_jax.data import load_dataset, load_resident
+from cnn_jax.errors.ranges import check_range
 from cnn_jax.models import count_parameters
 from cnn_jax.models.neocognitron import PAPER, Constants, init, present, respond
-from cnn_jax.ranges import check_range
 from experiments.tools.report import program
 
 

@@ -19,8 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from cnn_jax.errors.ranges import check_range
 from cnn_jax.models.neocognitron import digits, init, present, respond, shifted
-from cnn_jax.ranges import check_range
 from experiments.tools.report import program
 
 _SLANT = (2, 2, 2, 1, 1, 1, 1, 0, 0, 0)  # pixels that each row moves to the right

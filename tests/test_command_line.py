@@ -12,7 +12,7 @@ import tyro
 from cnn_jax import __main__ as program
 from cnn_jax.command_line import exit_on_user_error, local_path, parse
 from cnn_jax.errors import UserError
-from cnn_jax.machine_limits import limit_reached
+from cnn_jax.errors.machine_limits import limit_reached
 
 
 @dataclass(frozen=True)

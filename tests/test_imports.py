@@ -9,8 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 # A room imports from the rows above its own, and within its own; never from its neighbours.
 ROWS: list[set[str]] = [
-    {"errors", "atomic_write", "machine_limits", "wording", "ops", "figures", "losses", "metrics"},
-    {"ranges"},
+    {"errors", "atomic_write", "ops", "figures", "losses", "metrics"},
     {"models", "optim", "data", "runs"},
     {"augment", "devices", "command_line"},
     {"experiment"},

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax.errors import UserError
-from cnn_jax.ranges import check_range
+from cnn_jax.errors.ranges import check_range
 
 Transform = Callable[[jax.Array | None, jax.Array], jax.Array]
 

@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 
 from cnn_jax.augment.basic import Transform, require_key
 from cnn_jax.errors import UserError
-from cnn_jax.ranges import check_range
+from cnn_jax.errors.ranges import check_range
 
 
 def random_deformation(

@@ -15,7 +15,7 @@ from cnn_jax.augment.basic import Transform, require_key
 from cnn_jax.data import cache
 from cnn_jax.data.datasets import Dataset
 from cnn_jax.data.statistics import MAX_EXAMPLES
-from cnn_jax.ranges import check_range
+from cnn_jax.errors.ranges import check_range
 
 _ATTEMPTS = 10  # to draw a rectangle that fits, as in torchvision
 _EXACT = jax.lax.Precision.HIGHEST  # else accelerators round pixels to 10 bits or fewer

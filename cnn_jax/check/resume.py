@@ -18,7 +18,7 @@ import numpy as np
 
 from cnn_jax import runs
 from cnn_jax.errors import UserError
-from cnn_jax.ranges import check_range
+from cnn_jax.errors.ranges import check_range
 from cnn_jax.runs.arrays import to_stored
 from cnn_jax.runs.journal import last_step
 from cnn_jax.trained import restore

@@ -12,8 +12,8 @@ from cnn_jax.devices import parallel
 from cnn_jax.devices.feed import Feed
 from cnn_jax.devices.parallel import AXIS
 from cnn_jax.errors import UserError
+from cnn_jax.errors.ranges import check_range
 from cnn_jax.evaluate.exact import make_walk
-from cnn_jax.ranges import check_range
 from cnn_jax.step import evaluation_logits
 from cnn_jax.trained import Trained
 

@@ -23,9 +23,9 @@ from cnn_jax.augment.corrupt import SEVERITIES, corruption
 from cnn_jax.devices import parallel
 from cnn_jax.devices.feed import open_feed
 from cnn_jax.devices.parallel import sum_over_devices
+from cnn_jax.errors.ranges import check_range
 from cnn_jax.evaluate.exact import Progress, make_walk
 from cnn_jax.metrics import accuracy
-from cnn_jax.ranges import check_range
 from cnn_jax.step import evaluation_logits, example_keys
 from cnn_jax.trained import Trained
 

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax.errors import UserError
+from cnn_jax.errors.ranges import check_range
 from cnn_jax.models import layers
 from cnn_jax.models.alexnet2012 import AlexNet2012
 from cnn_jax.models.alexnet2014 import AlexNet2014
@@ -31,7 +32,6 @@ from cnn_jax.models.lenet5_1998 import LeNet5_1998
 from cnn_jax.models.lenet1989 import LeNet1989
 from cnn_jax.models.mlp import MLP
 from cnn_jax.models.simard2003 import SimardConvNet, SimardMLP
-from cnn_jax.ranges import check_range
 
 __all__ = [
     "MLP",

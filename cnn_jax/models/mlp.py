@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax.typing import Initializer
 from jax.typing import DTypeLike
 
-from cnn_jax.ranges import check_range
+from cnn_jax.errors.ranges import check_range
 
 
 class MLP(nn.Module):

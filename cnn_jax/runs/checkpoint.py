@@ -32,7 +32,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
 from cnn_jax.errors import UserError
-from cnn_jax.machine_limits import limit_reached
+from cnn_jax.errors.machine_limits import limit_reached
 from cnn_jax.runs import arrays
 
 ITEM = "default"  # Orbax's own name: its managers find such an item without being told of it

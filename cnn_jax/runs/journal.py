@@ -147,6 +147,7 @@ class Record:
     def flush(self) -> None:
         """Return when the lines so far are on the disk, so that a power cut cannot take them."""
         if not self._quiet:
+            self._check_folder()
             self._tensorboard.flush()
             if self._metrics.exists():
                 with self._metrics.open("rb") as file:
@@ -160,7 +161,16 @@ class Record:
             self._progress.stop()
             self._tensorboard.close()
 
+    def _check_folder(self) -> None:
+        """Refuse to go on in a folder that was removed, which Orbax would make anew."""
+        if not Path(self._tensorboard.logdir).is_dir():
+            raise UserError(
+                f"{self._metrics.parent} was removed while the run trained in it: the same command "
+                "starts again"
+            )
+
     def _write(self, step: int, split: str, metrics: Mapping[str, Any]) -> None:
+        self._check_folder()
         line = json.dumps({"step": step, "split": split, **metrics}) + "\n"
         self.metrics_jsonl += line
         _append(self._metrics, line)

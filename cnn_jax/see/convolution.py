@@ -15,9 +15,9 @@ import numpy as np
 
 from cnn_jax.command_line import local_path
 from cnn_jax.errors import UserError
-from cnn_jax.machine_limits import limit_reached
+from cnn_jax.errors.machine_limits import limit_reached
+from cnn_jax.errors.wording import nearest, quoted
 from cnn_jax.models.layers import Conv
-from cnn_jax.wording import nearest, quoted
 
 MOST_WEIGHTS = 10_000_000  # of a kernel
 

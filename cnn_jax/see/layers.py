@@ -15,13 +15,13 @@ from flax.traverse_util import flatten_dict
 from jax import Array
 
 from cnn_jax.errors import UserError
+from cnn_jax.errors.wording import nearest, quoted
 from cnn_jax.evaluate.predict import log_softmax
 from cnn_jax.models.layer_calls import record_layer_calls
 from cnn_jax.models.layers import Conv
 from cnn_jax.models.lecun_layers import Table, TableConv
 from cnn_jax.step import prepare_images
 from cnn_jax.trained import Trained
-from cnn_jax.wording import nearest, quoted
 
 T = TypeVar("T")
 

@@ -23,8 +23,8 @@ from cnn_jax import runs
 from cnn_jax.command_line import exit_on_user_error, parse
 from cnn_jax.commands.arguments import check_out
 from cnn_jax.errors import UserError
+from cnn_jax.errors.ranges import check_finite
 from cnn_jax.evaluate.exact import evaluate_run
-from cnn_jax.ranges import check_finite
 from cnn_jax.runs import chosen
 from cnn_jax.runs.environment import environment
 from cnn_jax.runs.journal import write_json

@@ -1,6 +1,7 @@
 """A run's metrics on disk: lines that a resumed run would repeat are removed, as is half a line."""
 
 import io
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -201,3 +202,19 @@ def test_tensorboard_keeps_what_was_before_a_restart_and_hides_what_was_after(
     steps = [step for tag, step, _ in points(tmp_path) if tag == "test/loss"]
     assert steps == [10, 20, 20, 30]
     assert 11 in [event.step for event in events(tmp_path) if event.HasField("session_log")]
+
+
+@pytest.mark.parametrize("made_anew", [False, True])
+def test_a_folder_that_was_removed_is_missed_at_the_next_line(
+    made_anew: bool, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with journal.Record(run, 0, 10) as record:
+        record.training(1, {"loss": 1.0}, 4)
+        shutil.rmtree(run)
+        if made_anew:  # as Orbax does
+            (run / "checkpoints").mkdir(parents=True)
+        for write in (record.flush, lambda: record.evaluation(2, "test", {"loss": 1.0})):
+            with pytest.raises(UserError, match="run was removed while the run trained in it"):
+                write()
+    assert not (run / "metrics.jsonl").exists()

@@ -378,7 +378,7 @@ def fashion(monkeypatch: pytest.MonkeyPatch) -> Path:
     split = (np.zeros((100, 28, 28, 1), np.uint8), np.arange(100) % 10)
     data = array_dataset("blank", {"train": split, "test": split}, list("0123456789"))
     monkeypatch.setattr(lenet5_mnist, "load_dataset", lambda *_: data)
-    monkeypatch.setattr(cli, "train", lambda *_: {})
+    monkeypatch.setattr(cli, "train", lambda *arguments: arguments[-1](0))  # which is `begin`
     return Path(lenet5_fashion_mnist.__file__)
 
 

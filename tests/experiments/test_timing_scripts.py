@@ -20,7 +20,7 @@ from cnn_jax import cli
 from cnn_jax import train as train_module
 from cnn_jax.data import array_dataset, load_dataset
 from cnn_jax.data.prepare import prepare
-from cnn_jax.data.read import encoded
+from cnn_jax.data.records import encoded
 from cnn_jax.errors import UserError
 from cnn_jax.models import MLP
 from cnn_jax.runs.checkpoint import Checkpoints

@@ -64,16 +64,6 @@ def one_device() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def quick_compilation() -> None:
-    """Nothing: all tests compile quickly."""
-
-
-@pytest.fixture(scope="module")
-def quick_module() -> None:
-    """Nothing: all tests compile quickly."""
-
-
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of `tiny.py` on one device; not to be changed."""

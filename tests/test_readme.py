@@ -50,7 +50,6 @@ def test_the_recipes_are_found():
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules")  # of runpy
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("command", COMMANDS[1:])
 def test_recipe(command: str, desk: Path, monkeypatch: pytest.MonkeyPatch):
     """Each runs as the main program, but in this process, and for fewer steps."""

@@ -23,11 +23,8 @@ from cnn_jax.trained import open_networks
 TOLERANCE = 2e-5
 
 
-pytestmark = pytest.mark.usefixtures("quick_module")
-
-
 @pytest.fixture(scope="module")
-def three_seeds(tmp_path_factory: pytest.TempPathFactory, quick_module: None) -> Path:
+def three_seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Seeds 1, 2, 3 of `tiny.py` side by side; not to be changed."""
     folder = tmp_path_factory.mktemp("several") / "run"
     programs.train_tiny(folder, "--seed", 1, "--seeds", 3)

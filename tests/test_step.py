@@ -31,8 +31,6 @@ from cnn_jax.step import (
     zero_metrics,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 RANDOM = np.random.default_rng(0)
 DATASET = array_dataset(
     "noise",

@@ -163,7 +163,6 @@ def test_stopping_where_the_run_is_past_changes_nothing(tiny_run: Path) -> None:
     assert (tiny_run / "metrics.jsonl").read_bytes() == before
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_how_steps_are_dispatched_changes_nothing_but_rounding(
     tiny_run: Path, tmp_path: Path
 ) -> None:
@@ -174,7 +173,6 @@ def test_how_steps_are_dispatched_changes_nothing_but_rounding(
     programs.assert_close(*states, tolerance=1e-5)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_cadences_fall_on_the_ends_of_dispatches(tmp_path: Path) -> None:
     programs.train_tiny(
         tmp_path / "run",
@@ -187,7 +185,6 @@ def test_cadences_fall_on_the_ends_of_dispatches(tmp_path: Path) -> None:
     assert programs.saved_steps(tmp_path / "run") == [8, 11]
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_a_run_needs_no_metrics(tmp_path: Path) -> None:
     experiment = dataclasses.replace(tiny.build(tiny.Config()), metrics={})
     train(experiment, tmp_path, dataclasses.replace(tiny.OPTIONS, stop_at=6))
@@ -231,7 +228,6 @@ def renewing(seen: list[int]) -> Experiment:
 
 
 # Neither dispatches of 3 or 4 steps nor evaluations every 6 end where the epochs do.
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("dispatch", (3, 4))
 def test_the_state_is_renewed_before_each_epoch(dispatch: int, tmp_path: Path) -> None:
     seen: list[int] = []
@@ -242,7 +238,6 @@ def test_the_state_is_renewed_before_each_epoch(dispatch: int, tmp_path: Path) -
     assert (renewed.times, renewed.at) == (3, 10) and 0 < renewed.told < 1
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_a_resumed_run_is_not_renewed_twice(tmp_path: Path) -> None:
     options = dataclasses.replace(tiny.OPTIONS, steps_per_dispatch=5, checkpoint_every=5)
     seen: list[int] = []
@@ -273,7 +268,6 @@ def breaking_at(step: int) -> Experiment:
     return dataclasses.replace(experiment, optimizer=optimizer)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     ("breaks", "eval_every", "named", "kept"),
     # Step 5 shows what step 4 broke, before the evaluation at 6. Nothing shows what step 8 broke

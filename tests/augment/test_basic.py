@@ -10,8 +10,6 @@ import pytest
 
 from cnn_jax.augment import basic as augment
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 IMAGES = np.random.default_rng(0).integers(1, 256, (6, 9, 12, 3)).astype(np.uint8)
 KEYS = jax.random.split(jax.random.key(0), len(IMAGES))
 IMAGE = jax.ShapeDtypeStruct(IMAGES.shape[1:], np.uint8)

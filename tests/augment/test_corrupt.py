@@ -11,8 +11,6 @@ from scipy import ndimage
 from cnn_jax.augment.corrupt import SEVERITIES, corruption
 from cnn_jax.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 20, 28, 3)).astype(np.uint8)
 GREY = np.full((8, 64, 64, 1), 127.5, np.float32)
 KEYS = jax.random.split(jax.random.key(1), len(IMAGES))

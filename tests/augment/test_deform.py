@@ -13,8 +13,6 @@ from cnn_jax.augment import deform
 from cnn_jax.augment.deform import random_deformation
 from cnn_jax.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 20, 28, 3)).astype(np.uint8)
 KEYS = jax.random.split(jax.random.key(0), len(IMAGES))
 CENTRE = (9.5, 13.5)

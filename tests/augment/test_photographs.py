@@ -18,8 +18,6 @@ from cnn_jax.data import array_dataset
 from cnn_jax.data import cache as kept
 from cnn_jax.data.datasets import Dataset
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
 
 

@@ -19,8 +19,6 @@ from cnn_jax.figures import shift as figures
 from cnn_jax.step import example_keys
 from cnn_jax.trained import Trained, open_run
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # Fewer than the split's 360 examples, and no multiple of a batch or of four devices.
 SPLIT = "test[:203]"
 

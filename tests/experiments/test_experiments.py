@@ -24,8 +24,6 @@ from cnn_jax.step import init_state, train_step
 from cnn_jax.train import Options, train
 from experiments import ladder
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 FOLDER = Path(__file__).parents[2] / "experiments"
 SCRIPTS = {path.stem: path for path in FOLDER.glob("*.py")}
 

@@ -414,7 +414,6 @@ def test_the_table_of_feeding_says_what_the_record_does() -> None:
     assert "| lenet5_mnist | 8.3 s | 6.7 s | 3.0 s | 1.1 s |\n" in text
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_a_loop_is_timed_over_its_stretch(capsys: pytest.CaptureFixture[str]) -> None:
     own = jax_networks.experiment(small("mlp", width=0.01))
     loop = loop_worker.Loop("lenet5_mnist", "resident", 2, 4, 8, small=True)
@@ -474,7 +473,6 @@ def test_images_are_standardised_as_by_the_dataset() -> None:
         np.testing.assert_allclose(deviation, data.std, rtol=1e-9)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_pytorch_computes_the_same(name: Any) -> None:
     """Logits, and the loss after a step, from the same weights; without dropout."""

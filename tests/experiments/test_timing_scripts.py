@@ -29,8 +29,6 @@ from experiments import lenet5_digits, lenet5_mnist
 from experiments.bench import checkpointing, feeding, first_step, many_seeds, time_to_99
 from experiments.bench.speed import table
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def tiny_network(classes: int) -> MLP:
     """A stand-in for LeNet-5 that compiles sooner."""

@@ -23,8 +23,6 @@ from cnn_jax.models.alexnet2012 import (
 from cnn_jax.models.alexnet2019 import AlexNet2019
 from cnn_jax.ops.operators import plain_forms
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 
 # Small enough to compute, every layer in use.

@@ -16,8 +16,6 @@ from cnn_jax.models.lecun_curvature import diagonal_curvature
 from cnn_jax.models.lecun_layers import EuclideanRBF, Subsample, TableConv, scaled_tanh
 from cnn_jax.ops.operators import plain_forms
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 RANDOM = np.random.default_rng(0)
 LABELS = jnp.asarray([0, 2, 1, 2])
 CENTRES = ((1.0, -1.0, 1.0, 1.0, -1.0), (-1.0, -1.0, 1.0, -1.0, 1.0), (1.0, 1.0, -1.0, 1.0, 1.0))

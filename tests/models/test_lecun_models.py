@@ -16,8 +16,6 @@ from cnn_jax.models.lenet1989 import H2_TABLE, LeNet1989
 from cnn_jax.models.simard2003 import SimardConvNet, SimardMLP
 from cnn_jax.ops import operators
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 TABLE = ((0, 2), (1,), (3, 1, 0), (0, 1, 2, 3), (2,))  # five maps over four, one row out of order
 

@@ -28,8 +28,6 @@ from cnn_jax.models import (
 from cnn_jax.models.lenet5_1998 import bitmaps
 from cnn_jax.ops import operators
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 
 

@@ -23,8 +23,6 @@ from cnn_jax.models.neocognitron import (
     shifted,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # Two modules that are nowhere alike: constants, areas, paddings, planes, stride.
 SMALL = Constants(
     (

@@ -14,8 +14,6 @@ import pytest
 from cnn_jax.models import layers
 from cnn_jax.ops import operators, winograd
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 BACKENDS = ("cpu", "gpu", "tpu")
 FAST = {backend: operators.forms(backend) for backend in BACKENDS[:2]}
 CPU, GPU, PLAIN = (operators.forms(backend) for backend in BACKENDS)

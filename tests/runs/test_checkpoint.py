@@ -130,7 +130,7 @@ def build(config, data_dir=None):
 
 
 def test_a_run_whose_optimizer_holds_a_random_key_goes_on_bit_for_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_compilation: None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = tmp_path / "noisy.py"
     script.write_text(NOISY)

@@ -5,13 +5,11 @@ from typing import Any
 import jax
 import numpy as np
 import pages
-import pytest
 
 from cnn_jax.see.layer_list import ACTIVATIONS, run_list
 from cnn_jax.see.page import network_layers
 from cnn_jax.step import prepare_images
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 USED = {
     **{"LeNet-5": {"tanh"}, "MLP, cropped": {"relu"}},
     **{"small": {"sigmoid", "relu"}, "1998": {"scaled_tanh"}},

@@ -16,8 +16,6 @@ from cnn_jax.see.layers import layer_outputs, prepared
 from cnn_jax.see.maximize import maximize, shown
 from cnn_jax.trained import Trained, open_run
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def trained(tiny_run: Path) -> Trained:

@@ -26,7 +26,6 @@ from cnn_jax.see.layers import (
 )
 from cnn_jax.trained import Trained, open_run
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 RANDOM = np.random.default_rng(0)
 
 

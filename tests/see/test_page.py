@@ -22,8 +22,6 @@ from cnn_jax.models import MLP
 from cnn_jax.see import page
 from cnn_jax.trained import Trained
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def networks() -> dict[str, Trained]:

@@ -10,8 +10,6 @@ import test_page
 
 from cnn_jax.see import page
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 UNITS = """networks.flatMap(({ layers }) => {
   const values = forward(layers, examples[3].image);
   return stagesOf(layers).slice(1).flatMap((stage) => {

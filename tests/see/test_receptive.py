@@ -14,7 +14,6 @@ from cnn_jax.models.layers import BlurPool, Conv, MaxPool
 from cnn_jax.see.layers import layer_output
 from cnn_jax.see.receptive import ReceptiveField, boxes_seen, receptive_field
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 SMALL: Any = {"maps": (4, 4, 4, 4, 4), "units": (8, 8), "classes": 4}
 LENET = {"C1": (5, 1, 2), "S2": (2, 2, 0), "C3": (5, 1, 0), "S4": (2, 2, 0)}
 ALEXNET = {

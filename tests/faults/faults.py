@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 from cnn_jax import runs  # noqa: E402
 from cnn_jax.check.resume import differing, train_straight, train_with_kills  # noqa: E402
 from cnn_jax.errors import UserError  # noqa: E402
-from cnn_jax.runs.checkpoint import Checkpoints  # noqa: E402
+from cnn_jax.runs.checkpoint import Checkpoints, quieten_orbax  # noqa: E402
 from cnn_jax.runs.environment import environment  # noqa: E402
 from cnn_jax.step import init_state  # noqa: E402
 
@@ -76,7 +76,7 @@ def damage(count: int, scratch: Path) -> list[dict[str, Any]]:
     run = scratch / "whole"
     train_straight(SCRIPT, FLAGS, run)
     rows: dict[str, Counter[str]] = {kind: Counter() for kind in DAMAGES}
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count(), quieten_orbax) as pool:
         trials = [
             pool.apply_async(partial(_damaged, run, scratch, number)) for number in range(count)
         ]

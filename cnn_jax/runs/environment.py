@@ -21,6 +21,13 @@ JAX_SETTINGS = (
     "jax_default_matmul_precision",
     "jax_default_prng_impl",
     "jax_threefry_partitionable",
+    "jax_random_seed_offset",
+    "jax_softmax_custom_jvp",
+    "jax_allow_f16_reductions",
+    "jax_disable_jit",
+    "jax_disable_most_optimizations",
+    "jax_exec_time_optimization_effort",
+    "jax_memory_fitting_effort",
 )
 # A difference that is not reported: the revision says less than the hash of the source. The number
 # of cores does count, since XLA splits sums between them.
@@ -47,7 +54,7 @@ def environment() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "processes": jax.process_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "jax_settings": {name: getattr(jax.config, name) for name in JAX_SETTINGS},
+        "jax_settings": {name: getattr(jax.config, name, None) for name in JAX_SETTINGS},
     }
 
 

@@ -262,6 +262,21 @@ def test_the_source_hash_is_of_names_and_contents(tmp_path: Path) -> None:
     assert len({first, second, receipt.source_sha256(tmp_path)}) == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("jax_random_seed_offset", 1), ("jax_disable_most_optimizations", None)]
+)
+def test_a_setting_that_changes_numbers_is_part_of_the_environment(
+    name: str, value: int | None
+) -> None:
+    now, before = receipt.environment(), getattr(jax.config, name)
+    jax.config.update(name, not before if value is None else value)
+    try:
+        (difference,) = receipt.differences(now, receipt.environment())
+    finally:
+        jax.config.update(name, before)
+    assert difference.startswith(f"{name} was")
+
+
 def test_an_environment_is_json_and_does_not_differ_from_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

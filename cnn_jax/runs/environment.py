@@ -54,7 +54,7 @@ def environment() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "processes": jax.process_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "jax_settings": {name: getattr(jax.config, name, None) for name in JAX_SETTINGS},
+        "jax_settings": {name: _jax_setting(name) for name in JAX_SETTINGS},
     }
 
 
@@ -77,6 +77,12 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for name in old
         if name in new and old[name] != new[name]
     ]
+
+
+def _jax_setting(name: str) -> Any:
+    """The value of one of JAX's settings; None if this version of JAX has no such setting."""
+    values: Any = jax.config.values  # which has all, but not what a context manager changed
+    return getattr(jax.config, name, values.get(name))
 
 
 def source_sha256(folder: Path = Path(__file__).parents[1]) -> str:

@@ -268,7 +268,7 @@ def test_the_source_hash_is_of_names_and_contents(tmp_path: Path) -> None:
 def test_a_setting_that_changes_numbers_is_part_of_the_environment(
     name: str, value: int | None
 ) -> None:
-    now, before = receipt.environment(), getattr(jax.config, name)
+    now, before = receipt.environment(), jax.config.values[name]
     jax.config.update(name, not before if value is None else value)
     try:
         (difference,) = receipt.differences(now, receipt.environment())

@@ -65,9 +65,11 @@ def find_place(
         )
     if not detect and coordinator is None:
         return None
+    # As jax.distributed.initialize does: the variable is for clusters that find a wrong address.
+    address = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
     try:
         address, count, number, local = ClusterEnv.auto_detect_unset_distributed_params(
-            *explicit, None, None, MEETING_SECONDS
+            address, num_processes, process_id, None, None, MEETING_SECONDS
         )
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         reason = " ".join(str(error).split())

@@ -149,6 +149,9 @@ def test_a_cluster_names_the_place_unless_flags_do(
     assert place is not None
     address = place.coordinator if explicit[0] else place.coordinator.rpartition(":")[0]
     assert (address, *place[1:]) == (explicit[0] or "node7", 4, number, [1])
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "gateway:9")
+    place = group.find_place(True, *explicit)
+    assert place is not None and place.coordinator == (explicit[0] or "gateway:9")
 
 
 # ---- the same with programs ----

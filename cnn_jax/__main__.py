@@ -34,7 +34,7 @@ from cnn_jax.commands.page import page
 from cnn_jax.commands.plot import plot
 from cnn_jax.commands.reproduce import reproduce, verify_resume
 from cnn_jax.commands.shift import shift
-from cnn_jax.devices.process import check_devices, usual_promotion
+from cnn_jax.devices.process import check_devices, raise_file_limit, usual_promotion
 
 
 def _one_of(commands: Mapping[str, Callable[..., Any]], briefly: bool = False) -> Any:
@@ -107,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             refuse_unknown(commands, arguments, others)
         if run.func not in (data_command, plot):
             check_devices()
+        raise_file_limit()
         with usual_promotion():
             run()
 

@@ -148,6 +148,7 @@ def _prepared_process(
         process.choose_deterministic_kernels()
     if compiles:
         process.keep_compiled_programs()
+    process.raise_file_limit()
     place = group.find_place(
         options.distributed, options.coordinator, options.num_processes, options.process_id
     )

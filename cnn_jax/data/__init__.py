@@ -11,7 +11,10 @@ idx.py          the files of MNIST and Fashion-MNIST, and TFDS's builders of the
 photos.py       finds your own photographs in a folder or in tars
 folder.py       the TFDS builder of them
 read.py         opens prepared datasets, lists and describes them
-records.py      single records of their files
+records.py      single examples of their files
+shards.py       any record of many files, in either of TFDS's formats
+tfrecord.py     records of TFRecord files
+files.py        files that cannot be read
 decode.py       JPEG and PNG to pixels
 datasets.py     the types: Dataset, Source, Batch
 order.py        which examples a step trains on

@@ -1,4 +1,4 @@
-"""Opens, lists and describes datasets that are prepared on disk in TFDS's ArrayRecord format."""
+"""Opens, lists and describes datasets that TFDS prepared on disk, as ArrayRecord or TFRecord."""
 
 import contextlib
 import io
@@ -15,6 +15,7 @@ import numpy as np
 
 from cnn_jax.data import cache, records, resident, statistics
 from cnn_jax.data.datasets import Dataset, Source
+from cnn_jax.data.files import check_readable
 from cnn_jax.errors import UserError
 
 PHOTOGRAPH_SIZE = 256  # unless another is given: Krizhevsky et al. 2012, section 2
@@ -84,7 +85,7 @@ def read_dataset(
     import tensorflow_datasets as tfds
 
     for file in ("dataset_info.json", "features.json"):
-        records.check_readable(folder / file, name)
+        check_readable(folder / file, name)
     quiet = io.StringIO()  # for what TFDS prints of TensorFlow where it looks for a reason to fail
     try:
         with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
@@ -98,10 +99,10 @@ def read_dataset(
     if not os.access(folder, os.R_OK | os.X_OK):
         raise UserError(f"{folder} cannot be read: Permission denied")
     file_format = getattr(info.file_format, "value", "an unknown format")
-    if file_format != "array_record":
+    if file_format not in ("array_record", "tfrecord"):
         raise UserError(
             f"dataset {name!r} in {folder} is stored as {file_format}, which has no random "
-            "access; prepare it as array_record in another folder: "
+            "access; prepare it as array_record or tfrecord in another folder: "
             + prepare_command(name, data_dir="DIR")
         )
     keys, image, label = _labelled_image(name, info)
@@ -235,7 +236,7 @@ def describe(name: str, data_dir: str | os.PathLike | None = None) -> dict[str, 
 def _counts(folder: Path) -> str:
     path = folder / "dataset_info.json"
     try:
-        records.check_readable(path, folder.parent.name)
+        check_readable(path, folder.parent.name)
         info = json.loads(path.read_text(encoding="utf-8"))
         counts = {split["name"]: sum(map(int, split["shardLengths"])) for split in info["splits"]}
     except UserError as error:

@@ -1,14 +1,12 @@
 """Reads single records of prepared datasets: an encoded image and its label."""
 
-import bisect
-import itertools
 import re
-import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
 from cnn_jax.data.datasets import Batch, Dataset, Fetch, wrong_label
+from cnn_jax.data.shards import Shards, open_shards
 from cnn_jax.errors import UserError
 
 
@@ -26,15 +24,12 @@ def fetch_from(
     # TFDS could parse and decode too, but it takes ten times as long to parse, its pixels depend on
     # whether OpenCV is installed, and it does not name an image that is broken.
     parse = _parser(*keys)
-    records = {
-        split: Records(name, stored.filepaths, stored.shard_lengths)
-        for split, stored in info.splits.items()
-    }
+    shards = {split: _open(name, info, split) for split in info.splits}
 
     def fetch(split: str, positions: list[int], out: Batch) -> None:
         for i, position in enumerate(positions):
             try:
-                data, label = parse(records[split].read(position))
+                data, label = parse(shards[split].read(position))
             except (RuntimeError, IndexError) as error:
                 raise _damaged(name, Path(info.data_dir), error) from error
             except _RecordError as error:
@@ -66,9 +61,13 @@ def encoded(dataset: Dataset, split: str, positions: Iterable[int]) -> list[byte
 
     assert dataset.folder is not None  # datasets in memory store nothing
     info: Any = tfds.builder_from_directory(dataset.folder).info
-    stored, parse = info.splits[split], _parser(*(info.supervised_keys or ("image", "label")))
-    records = Records(dataset.name, stored.filepaths, stored.shard_lengths)
-    return [parse(records.read(position))[0] for position in positions]
+    parse = _parser(*(info.supervised_keys or ("image", "label")))
+    shards = _open(dataset.name, info, split)
+    return [parse(shards.read(position))[0] for position in positions]
+
+
+def _open(name: str, info: Any, split: str) -> Shards:
+    return open_shards(name, Path(info.data_dir), split, info.splits[split], info.file_format.value)
 
 
 class _RecordError(ValueError):
@@ -99,68 +98,8 @@ def _parser(image_key: str, label_key: str) -> Callable[[bytes], tuple[bytes, in
     return parse
 
 
-class Records:
-    """Random access to the records of a split's ArrayRecord files; threads may share it.
-
-    ArrayRecord's own data source starts threads for every call, and in C++ others that busily wait
-    for work: three times the processor time of the `seek` and `read` below.
-    """
-
-    def __init__(self, dataset: str, files: Sequence[Any], lengths: Sequence[int]) -> None:
-        self._dataset, self._files, self._lengths = dataset, files, lengths
-        self._starts = [0, *itertools.accumulate(lengths)]
-        self._idle: list[list[Any]] = [[] for _ in files]  # open readers that no thread is using
-
-    def read(self, position: int) -> bytes:
-        """Read one record.
-
-        Raises RuntimeError or IndexError if its file is damaged, UserError if it cannot be read.
-        """
-        file = bisect.bisect_right(self._starts, position) - 1
-        try:
-            reader = self._idle[file].pop()
-        except IndexError:
-            reader = self._open(file)
-        reader.seek(position - self._starts[file])
-        record = reader.read()
-        self._idle[file].append(reader)
-        return record
-
-    def _open(self, file: int) -> Any:
-        from array_record.python.array_record_module import ArrayRecordReader
-
-        # Read in the caller's thread, nothing ahead.
-        options = "readahead_buffer_size:0,max_parallelism:0"
-        path = Path(self._files[file])
-        check_readable(path, self._dataset)
-        reader = ArrayRecordReader(str(path), options=options, file_reader_buffer_size=16384)
-        if (count := reader.num_records()) != self._lengths[file]:
-            raise RuntimeError(f"{path} has {count:,} records, not {self._lengths[file]:,}")
-        return reader
-
-
-def check_readable(path: Path, dataset: str) -> None:
-    """Raise UserError if `path`, of that dataset, is no file that can be opened.
-
-    This tells a machine's limit or a lack of permission from damage.
-    """
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UserError(f"{path} of dataset {dataset!r} is not a file; prepare it again")
-        path.open("rb").close()
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path} of dataset {dataset!r} is missing; restore it, or delete {path.parent} "
-            "and prepare the dataset again"
-        ) from error
-    except OSError as error:
-        raise UserError(
-            f"{path} of dataset {dataset!r} cannot be read: {error.strerror}"
-        ) from error
-
-
 def _damaged(name: str, folder: Path, error: Exception) -> UserError:
-    """The refusal of a dataset of which ArrayRecord, which keeps hashes, raised an error."""
+    """The refusal of a dataset whose files do not have the checksums in them."""
     text = " ".join(str(error).split())
     if failed := re.search(r"\w+\(\) failed: ([^;]*)", text):  # the machine's, not the content's
         return UserError(f"the files of dataset {name!r} in {folder} cannot be read: {failed[1]}")

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import hashlib
 import os
+import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -134,6 +135,16 @@ def choose_deterministic_kernels() -> None:
     """
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+
+
+def raise_file_limit() -> None:
+    """Let this process open as many files as its user may: the soft limit becomes the hard one.
+
+    The soft one is 1,024 on most machines, and TFDS stores ImageNet in 1,088 files.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # a kernel's own limit may be lower
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def keep_freed_memory() -> bool:

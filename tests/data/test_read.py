@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from cnn_jax import data
 from cnn_jax.data import decode
-from cnn_jax.data.records import Records
 from cnn_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -141,11 +138,11 @@ def test_the_data_folder_is_tfds_own(tmp_path: Path, monkeypatch: pytest.MonkeyP
         data.load_dataset("mnist")
 
 
-def test_tfrecord_is_refused_with_what_to_do(digits_dir: Path, digits: data.Dataset) -> None:
+def test_another_format_is_refused_with_what_to_do(digits_dir: Path, digits: data.Dataset) -> None:
     assert digits.folder is not None
     info = digits.folder / "dataset_info.json"
-    info.write_text(info.read_text().replace("array_record", "tfrecord"))
-    with pytest.raises(UserError, match="stored as tfrecord.*data prepare digits --data-dir DIR"):
+    info.write_text(info.read_text().replace("array_record", "riegeli"))
+    with pytest.raises(UserError, match="stored as riegeli.*data prepare digits --data-dir DIR"):
         data.load_dataset("digits", digits_dir)
 
 
@@ -260,21 +257,6 @@ def test_a_broken_image_of_the_right_size_is_named(builders_dir: Path) -> None:
     source = data.load_dataset("wide", builders_dir).open("test")
     with pytest.raises(UserError, match="image 5 of split 'test' of dataset 'wide' is broken"):
         source.read([0, 5])
-
-
-def test_records_of_several_files_are_counted_on(tmp_path: Path) -> None:
-    files, lengths = [tmp_path / f"{i}.array_record" for i in range(3)], (2, 1, 4)
-    names = iter(range(7))
-    for file, length in zip(files, lengths, strict=True):
-        writer = ArrayRecordWriter(str(file), "group_size:1")
-        for _ in range(length):
-            writer.write(b"%d" % next(names))
-        writer.close()
-    records = Records("counted", files, lengths)
-    with ThreadPoolExecutor(4) as threads:
-        assert list(threads.map(records.read, [6, 0, 2, 3, 1, 5, 4] * 9)) == [
-            b"%d" % i for i in [6, 0, 2, 3, 1, 5, 4] * 9
-        ]
 
 
 # ---- listing and describing ----

@@ -3,6 +3,7 @@
 import json
 import os
 import pwd
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -235,3 +236,13 @@ def test_a_fresh_process_names_devices_that_are_not_there(platforms: str, tmp_pa
     assert ended.returncode == 2 and not (tmp_path / "run").exists()
     (line,) = ended.stderr.splitlines()
     assert line.startswith("error: ") and f"JAX_PLATFORMS={platforms}" in line
+
+
+def test_the_limit_of_open_files_is_raised() -> None:
+    before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(before, 512), hard))
+    try:
+        process.raise_file_limit()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, hard))

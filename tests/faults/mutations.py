@@ -205,7 +205,9 @@ def run(count: int, scratch: Path) -> dict[str, Any]:
             expected[part] = first[2](copy / name, copy / "data")
     outcomes: dict[tuple[str, str], Counter[str]] = {}
     notable: list[str] = []
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count(), quieten_orbax) as pool:
+    # Each trial compiles, and a process can map only so many compiled programs.
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(os.cpu_count(), quieten_orbax, maxtasksperchild=20) as pool:
         waiting = []
         for number, (files, share) in enumerate(zip(parts.values(), _shares(count), strict=True)):
             random = np.random.default_rng(number)
@@ -213,7 +215,8 @@ def run(count: int, scratch: Path) -> dict[str, Any]:
             for index in random.permutation(len(trials))[:share]:
                 call = partial(trial, trials[index][0], clean, expected, trials[index][1])
                 waiting.append(pool.apply_async(call, (int(index),)))
-        for result in waiting:
+        for done, result in enumerate(waiting):
+            print(f"{done} of {len(waiting)}", end="\r", file=sys.stderr, flush=True)
             part, kind, outcome, what = result.get(timeout=300)  # one that hangs ends it here
             outcomes.setdefault((part, kind), Counter())[outcome] += 1
             if outcome in OUTCOMES[3:]:

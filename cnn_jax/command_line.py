@@ -101,8 +101,12 @@ def local_path(text: str) -> Path:
 def _local_path(text: str) -> Path:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
         raise _NotLocal(f"{text} is a URL: give a path of this machine's file system")
+    path = Path(text)
+    if not text.startswith("~"):
+        # `Path` drops the "./" of ./~name, which would then be taken for a home.
+        return path.absolute() if str(path).startswith("~") else path
     try:
-        return Path(text).expanduser()
+        return path.expanduser()
     except RuntimeError:
         home = text.split("/")[0]
         raise _NotLocal(

@@ -104,8 +104,8 @@ def test_a_mistake_in_a_command(
 def test_a_path_may_begin_at_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As a shell leaves it in --flag=~/x."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    flags = parse(Flags, ["~/a", "b/~", "--workdir=~/runs/a"])
-    assert flags.runs == (tmp_path / "a", Path("b/~"))
+    flags = parse(Flags, ["~/a", "b/~", "./~b", "--workdir=~/runs/a"])
+    assert flags.runs == (tmp_path / "a", Path("b/~"), Path.cwd() / "~b")
     assert flags.workdir == tmp_path / "runs" / "a"
     assert local_path("digits:test:3") == Path("digits:test:3")
 

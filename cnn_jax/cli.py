@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import shlex
 import sys
@@ -24,9 +23,10 @@ from cnn_jax.devices.signals import StopAsked, stop_requests
 from cnn_jax.errors import Stopped, UserError, warn
 from cnn_jax.errors.ranges import check_finite
 from cnn_jax.experiment import Experiment
-from cnn_jax.runs.environment import imported_scripts
+from cnn_jax.options import Options
+from cnn_jax.runs.environment import file_sha256, imported_scripts
 from cnn_jax.seeds import Several, Variant, folder_name, stack, unstacked
-from cnn_jax.train import Options, train
+from cnn_jax.train import train
 from cnn_jax.trained import describe_data
 
 Build = Callable[[Any, Path | None], Experiment]
@@ -123,7 +123,7 @@ def _in_common(
     script: Path, config: Any, options: Options, several: Several, cost: Preflight
 ) -> dict[str, Any]:
     """What the command must have in common in all processes of a run: {name: JSON value}."""
-    scripts = {script.stem: hashlib.sha256(script.read_bytes()).hexdigest()}
+    scripts = {script.stem: file_sha256(script)}
     hashes = {name: sha[:12] for name, sha in (scripts | imported_scripts(script)).items()}
     values: dict[str, Any] = {}
     for part in (config, options, several, cost):

@@ -25,7 +25,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
 from cnn_jax.errors import Stopped, UserError
 from cnn_jax.errors.machine_limits import chain, limit_reached
-from cnn_jax.errors.wording import nearest, one_line, quoted
+from cnn_jax.errors.wording import message, nearest, one_line, quoted
 from cnn_jax.runs.checkpoint import quieten_orbax
 
 KINDS = {int: "a whole number", float: "a number"}
@@ -73,7 +73,7 @@ def parse_known(
         if not error.code:  # --help
             raise
         text = re.sub("[╭╮╰╯│─]", " ", box.getvalue())
-        raise UserError(" ".join(text.split())) from None
+        raise UserError(message(text)) from None
 
 
 def refuse_unknown(form: Any, words: Sequence[str], unknown: Sequence[str]) -> None:

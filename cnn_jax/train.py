@@ -21,7 +21,8 @@ from cnn_jax.models import count_parameters
 from cnn_jax.options import Cadence, Options
 from cnn_jax.runs.arrays import sha256
 from cnn_jax.runs.checkpoint import Checkpoints
-from cnn_jax.runs.journal import Record, last_step, shown, write_json
+from cnn_jax.runs.journal import Record, last_step, shown
+from cnn_jax.runs.json_files import write_json
 from cnn_jax.step import TrainState, init_state, make_advance, mean_metrics, zero_metrics
 
 Evaluate = Callable[[TrainState], Mapping[str, Any]]

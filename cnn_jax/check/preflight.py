@@ -29,8 +29,8 @@ from cnn_jax.devices import parallel
 from cnn_jax.experiment import Experiment
 from cnn_jax.models import count_parameters
 from cnn_jax.ops.operators import plain_forms
+from cnn_jax.options import Cadence, Options
 from cnn_jax.step import TrainState, example_keys, init_state, prepare_images
-from cnn_jax.train import Cadence, Options
 
 _BLOCKS = 3  # streamed blocks on a device: being computed, dispatched next, and read ahead
 

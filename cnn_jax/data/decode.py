@@ -40,11 +40,6 @@ _PILLOWS = (OSError, SyntaxError, ValueError, AssertionError, Image.Decompressio
 DECODE_ERRORS = (*_PILLOWS, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 
 
-def reason(error: Exception) -> str:
-    """What one of DECODE_ERRORS says, in one line."""
-    return " ".join(str(error).split()) or "it is broken"
-
-
 def read_encoded(file: BinaryIO, size: int) -> bytes:
     """Read an encoded image from an open file of `size` bytes. Raises ValueError over MAX_BYTES."""
     if size > MAX_BYTES:

@@ -15,6 +15,7 @@ from tensorflow_datasets.core.download import checksums, resource
 from cnn_jax.data.builders import examples
 from cnn_jax.data.read import FILES
 from cnn_jax.errors import UserError
+from cnn_jax.errors.machine_limits import unreadable
 
 # Bytes and SHA-256 of what is in the .gz files that TFDS has the checksums of.
 CONTENTS: Mapping[str, Mapping[str, tuple[int, str]]] = {
@@ -67,7 +68,7 @@ def find_files(name: str, manual: Path) -> dict[str, Path]:
     try:
         files = [_find(name, file, manual) for file in CONTENTS[name]]
     except OSError as error:
-        raise UserError(f"{error.filename or manual} cannot be read: {error.strerror}") from error
+        raise unreadable(error.filename or manual, error) from error
     return dict(zip(url_infos(name), files, strict=True))
 
 

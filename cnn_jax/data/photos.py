@@ -8,8 +8,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, cast
 
-from cnn_jax.data.decode import MAX_BYTES, reason
+from cnn_jax.data.decode import MAX_BYTES
 from cnn_jax.errors import UserError, warn
+from cnn_jax.errors.machine_limits import unreadable
+from cnn_jax.errors.wording import message
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _SPLITS = ("train", "val", "valid", "validation", "test")  # their usual names
@@ -86,8 +88,7 @@ def _containers(source: Path) -> Iterator[tuple[Path, _Members]]:
         if source.is_dir():
             yield source, _folder_members(source)
     except OSError as error:
-        where = shown(str(error.filename or source))
-        raise UserError(f"{where} cannot be read: {error.strerror or error}") from error
+        raise unreadable(shown(str(error.filename or source)), error) from error
 
 
 def _folders_around(files: Iterable[str]) -> int:
@@ -200,9 +201,9 @@ def _tar_members(tar: Path) -> _Members:
     except OSError as error:
         if error.errno is not None:  # the machine's, not tarfile's
             raise
-        raise UserError(f"{tar} is not a complete tar file: {reason(error)}") from error
+        raise UserError(f"{tar} is not a complete tar file: {message(error)}") from error
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"{tar} is not a complete tar file: {reason(error)}") from error
+        raise UserError(f"{tar} is not a complete tar file: {message(error)}") from error
     return members
 
 

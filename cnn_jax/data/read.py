@@ -16,6 +16,7 @@ import numpy as np
 from cnn_jax.data import cache, records, resident, statistics
 from cnn_jax.data.datasets import Dataset, Source
 from cnn_jax.errors import UserError
+from cnn_jax.errors.wording import message
 
 PHOTOGRAPH_SIZE = 256  # unless another is given: Krizhevsky et al. 2012, section 2
 MAX_SIZE = 4096  # 64 MiB for one square of colour; what is larger is a slip of the finger
@@ -146,7 +147,7 @@ def _not_understood(name: str, folder: Path, reason: Exception | str) -> UserErr
     """The refusal of a dataset whose descriptions TFDS does not understand."""
     return UserError(
         f"dataset_info.json and features.json of dataset {name!r} in {folder} are not what TFDS "
-        f"writes ({' '.join(str(reason).split())}); restore them, or prepare the dataset again in "
+        f"writes ({message(reason)}); restore them, or prepare the dataset again in "
         "another folder"
     )
 

@@ -10,6 +10,8 @@ from typing import Any, cast
 
 from cnn_jax.data.datasets import Batch, Dataset, Fetch, wrong_label
 from cnn_jax.errors import UserError
+from cnn_jax.errors.machine_limits import unreadable
+from cnn_jax.errors.wording import message
 
 
 def fetch_from(
@@ -54,7 +56,7 @@ def fetch_from(
             except decode.DECODE_ERRORS as error:
                 raise UserError(
                     f"image {position} of split {split!r} of dataset {name!r} is broken "
-                    f"({decode.reason(error)}); prepare the dataset again without it"
+                    f"({message(error)}); prepare the dataset again without it"
                 ) from error
 
     return fetch
@@ -154,14 +156,12 @@ def check_readable(path: Path, dataset: str) -> None:
             "and prepare the dataset again"
         ) from error
     except OSError as error:
-        raise UserError(
-            f"{path} of dataset {dataset!r} cannot be read: {error.strerror}"
-        ) from error
+        raise unreadable(f"{path} of dataset {dataset!r}", error) from error
 
 
 def _damaged(name: str, folder: Path, error: Exception) -> UserError:
     """The refusal of a dataset of which ArrayRecord, which keeps hashes, raised an error."""
-    text = " ".join(str(error).split())
+    text = message(error)
     if failed := re.search(r"\w+\(\) failed: ([^;]*)", text):  # the machine's, not the content's
         return UserError(f"the files of dataset {name!r} in {folder} cannot be read: {failed[1]}")
     return UserError(

@@ -23,6 +23,7 @@ import jax
 from jax._src.clusters import ClusterEnv  # the only part of `initialize` that finds the address
 
 from cnn_jax.errors import Stopped, UserError
+from cnn_jax.errors.wording import message
 from cnn_jax.runs.environment import environment, source_sha256
 
 MEETING_SECONDS = 50  # after which a process that has not come is missing
@@ -70,8 +71,9 @@ def find_place(
             *explicit, None, None, MEETING_SECONDS
         )
     except (RuntimeError, ValueError, KeyError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"the cluster's variables do not describe this process: {reason}") from None
+        raise UserError(
+            f"the cluster's variables do not describe this process: {message(error)}"
+        ) from None
     if address is None or count is None or number is None:
         raise UserError(
             "--distributed finds no cluster (SLURM, Open MPI, Kubernetes): give --coordinator, "

@@ -1,7 +1,9 @@
 """Parts of the one line that a user reads: what was meant, and long or strange text made short."""
 
 import difflib
+import re
 from collections.abc import Iterable
+from typing import Any
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -14,6 +16,24 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def quoted(text: str, longest: int = 60) -> str:
     """The text in quotation marks, without what comes after `longest` letters."""
     return repr(text if len(text) <= longest else f"{text[:longest]}...")
+
+
+def brief(value: Any) -> str:
+    """A value as Python writes it: cut if it is long, a SHA-256 to its first 12 digits."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value):
+        return value[:12]
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def change(name: str, then: Any, now: Any) -> str:
+    """A phrase for a value that is no longer what it was."""
+    return f"{name} was {brief(then)}, is {brief(now)}"
+
+
+def message(error: object) -> str:
+    """An error's message without line breaks, or its class if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def one_line(text: str) -> str:

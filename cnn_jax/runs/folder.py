@@ -24,13 +24,13 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, get_type_hints
 
-from cnn_jax.atomic_write import atomic_write
 from cnn_jax.errors import UserError, warn
+from cnn_jax.errors.wording import brief, message
 from cnn_jax.runs import trust
 from cnn_jax.runs.environment import differences, environment, imported_scripts
+from cnn_jax.runs.json_files import write_json
 from cnn_jax.runs.receipt import (
     CONTENT,
-    brief,
     changes,
     describe,
     last_process,
@@ -151,9 +151,7 @@ def _begin(folder: Path, content: Mapping[str, Any], step: int) -> None:
 
 
 def _write_config(folder: Path, content: dict[str, Any]) -> None:
-    ordered = {name: content[name] for name in CONTENT}
-    with atomic_write(folder / "config.json") as file:
-        file.write(f"{json.dumps(ordered, indent=2)}\n".encode())
+    write_json(folder / "config.json", {name: content[name] for name in CONTENT})
 
 
 def check(folder: Path, script: Path, identity: dict[str, Any], override: bool = False) -> None:
@@ -212,7 +210,8 @@ def load(folder: Path) -> tuple[Callable[..., Any], Any, Path | None]:
             f"{script} cannot be loaded here: {error}; set PYTHONPATH to the folder that has it"
         ) from error
     except Exception as error:  # whatever a script may raise
-        raise UserError(f"{script} cannot be loaded here: {_reason(error)}") from error
+        reason = f"{type(error).__name__}: {message(error)}"
+        raise UserError(f"{script} cannot be loaded here: {reason}") from error
     if wrong := _mistyped(config, module.Config):
         raise UserError(f"{folder / 'config.json'} is damaged: {wrong}")
     data_dir = content["options"].get("data_dir")
@@ -229,10 +228,6 @@ def _mistyped(config: Any, config_class: type[Any]) -> str:
         if kind in (int, float, bool, str) and type(value) not in kinds:
             return f"{name} is {brief(value)}"
     return ""
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def steps_per_epoch(folder: Path) -> float | None:

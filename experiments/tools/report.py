@@ -27,7 +27,7 @@ from cnn_jax.errors.ranges import check_finite
 from cnn_jax.evaluate.exact import evaluate_run
 from cnn_jax.runs import chosen
 from cnn_jax.runs.environment import environment
-from cnn_jax.runs.journal import write_json
+from cnn_jax.runs.json_files import write_json
 from experiments import ladder
 from experiments.tools import reproductions
 

@@ -104,6 +104,11 @@ class Experiment:
         check_range("the number of steps", self.steps, least=1, most=INT32_MAX)
         check_range("--seed", self.seed, least=0, most=SEED_MAX)
 
+    @property
+    def trainings(self) -> int:
+        """The number of members that are trained side by side; 1 without members."""
+        return len(self.members.seeds) if self.members else 1
+
 
 def per_member(*axes: int | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compute `function(experiment, *arguments)` for every member of an experiment that has them.

@@ -18,7 +18,7 @@ from cnn_jax.commands.shift import shift_figures
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate.shift import ShiftSweep, sweep_shifts
 from cnn_jax.figures import save
-from cnn_jax.train import Options
+from cnn_jax.options import Options
 from cnn_jax.trained import open_networks
 from experiments import (
     alexnet2014_imagenette,

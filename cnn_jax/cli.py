@@ -17,7 +17,8 @@ from rich.console import Console
 from cnn_jax import runs
 from cnn_jax.check import preflight as costs
 from cnn_jax.check.start import check_start
-from cnn_jax.command_line import exit_on_user_error, outliving_readers, parse
+from cnn_jax.command_line.ending import exit_on_user_error, outliving_readers
+from cnn_jax.command_line.flags import parse
 from cnn_jax.devices import agreement, group, parallel, process
 from cnn_jax.devices.signals import StopAsked, stop_requests
 from cnn_jax.errors import Stopped, UserError, warn

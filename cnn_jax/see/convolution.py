@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cnn_jax.command_line import local_path
+from cnn_jax.command_line.flags import local_path
 from cnn_jax.errors import UserError
 from cnn_jax.errors.machine_limits import limit_reached
 from cnn_jax.errors.wording import nearest, quoted

@@ -20,7 +20,8 @@ from typing import Annotated, Any
 import tyro
 
 from cnn_jax import runs
-from cnn_jax.command_line import exit_on_user_error, parse
+from cnn_jax.command_line.ending import exit_on_user_error
+from cnn_jax.command_line.flags import parse
 from cnn_jax.commands.arguments import check_out
 from cnn_jax.errors import UserError
 from cnn_jax.errors.ranges import check_finite

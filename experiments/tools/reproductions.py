@@ -18,7 +18,8 @@ import tyro
 
 from cnn_jax.check.comparison import RETRAINED, Comparison, means
 from cnn_jax.check.reproduce import reproduce
-from cnn_jax.command_line import exit_on_user_error, parse
+from cnn_jax.command_line.ending import exit_on_user_error
+from cnn_jax.command_line.flags import parse
 from cnn_jax.errors import UserError
 from cnn_jax.runs.environment import environment, file_sha256
 from cnn_jax.runs.json_files import write_json

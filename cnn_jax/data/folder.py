@@ -113,7 +113,7 @@ def _content(path: Path) -> bytes | str:
 
 
 def _encode(data: bytes | str, size: int, channels: int) -> bytes | str:
-    """What is stored of a photograph, or the reason why it cannot be."""
+    """Encode a photograph as it is stored, or return the reason why it cannot be."""
     if isinstance(data, str):
         return data
     try:

@@ -89,7 +89,7 @@ def _find(name: str, file: str, manual: Path) -> Path:
 
 
 def _objection(path: Path, name: str, file: str) -> str:
-    """Why a file is not the original `file` of a dataset; empty if it is."""
+    """Say why a file is not the original `file` of a dataset; empty if it is."""
     size, sha256 = CONTENTS[name][file]
     try:
         content = _content(path, size + 1)

@@ -23,7 +23,7 @@ _EXPECTED = (
 
 
 class Photo(NamedTuple):
-    """Where a photograph lies, and what its path says about it."""
+    """The place of a photograph, and what its path says about it."""
 
     container: Path  # the folder or the tar
     member: str  # its path in the container
@@ -41,10 +41,9 @@ def list_photos(source: Path) -> list[Photo]:
     """All photographs in `source`, which is a folder, a folder of tars, or a tar.
 
     Hidden files are ignored, and so is a folder around all splits (as in a tar of a whole dataset).
-    A class folder without photographs is left out, and said, and so is a class that only other
-    splits have. Raises UserError for any other
-    structure, and for a file among the photographs that is no regular file or whose name is not
-    that of a photograph.
+    A class folder without photographs is left out, with a warning. There is one too of a class that
+    "train" lacks. Raises UserError for any other structure, and for a file among the photographs
+    that is no regular file or whose name is not that of a photograph.
     """
     if not (source.is_dir() or source.is_file()):
         state = "is neither a folder nor a tar file" if source.exists() else "does not exist"
@@ -72,7 +71,7 @@ def list_photos(source: Path) -> list[Photo]:
 
 
 class _Members(NamedTuple):
-    """What lies in a folder or tar, by path, without what is hidden."""
+    """The contents of a folder or tar, by path, without hidden files."""
 
     files: list[str]  # all that are no folders
     folders: list[str]

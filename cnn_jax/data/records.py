@@ -17,7 +17,7 @@ from cnn_jax.errors.wording import message
 def fetch_from(
     name: str, info: Any, keys: tuple[str, str], shape: tuple[int, int, int], resize: bool
 ) -> Fetch:
-    """How a dataset's examples are read, decoded and, with `resize`, brought to `shape`.
+    """Return a function that reads a dataset's examples and decodes them, to `shape` with `resize`.
 
     Args:
         info: TFDS's description of the dataset.

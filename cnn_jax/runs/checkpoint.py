@@ -296,7 +296,7 @@ class Checkpoints:
         self._manager.reload()
 
     def _unreadable(self, step: int, error: Exception) -> UserError:
-        """What to say of a checkpoint whose reader raised `error`: damage, or a machine's limit."""
+        """Tell damage from a machine's limit where reading a checkpoint raised `error`."""
         folder = self.folder / str(step)
         if not all(os.access(p, os.R_OK, effective_ids=True) for p in (folder, *folder.rglob("*"))):
             # Orbax takes what it may not read for missing.

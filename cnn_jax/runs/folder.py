@@ -96,9 +96,13 @@ def claim(
         partial_start = re.compile(r"experiment\.py|\.lock|\.config\.json\..*")
         if not (folder.is_dir() and all(partial_start.fullmatch(p.name) for p in folder.iterdir())):
             raise UserError(f"{folder} is not a run folder and not empty: choose another --workdir")
-    content = identity | {"origin": str(script.absolute())}
-    content |= {"options": to_json(options), "environment": environment()}
-    content |= {"continued": [], "overridden": []}
+    content = identity | {
+        "origin": str(script.absolute()),
+        "options": to_json(options),
+        "environment": environment(),
+        "continued": [],
+        "overridden": [],
+    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = _lock(folder)
@@ -166,13 +170,13 @@ def check(folder: Path, script: Path, identity: dict[str, Any], override: bool =
     if override:
         kept = {name: value for name, value in identity["config"].items() if name in ORDER}
         identity = identity | {"config": describe(folder)["config"] | kept}
-    differences = [
+    phrases = [
         f"{name} is {brief(there)} there and {brief(here)} here"
         for name, there, here in changes(describe(folder), identity)
     ]
-    if differences:
+    if phrases:
         raise UserError(
-            f"{folder} holds another run ({'; '.join(differences)}): choose another --workdir"
+            f"{folder} holds another run ({'; '.join(phrases)}): choose another --workdir"
         )
     if script_text(folder) != script.read_text(encoding="utf-8"):
         raise UserError(

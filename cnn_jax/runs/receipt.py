@@ -44,7 +44,7 @@ def identity(
     dataset: Mapping[str, Any],
     several: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What a run is recognized by.
+    """The values by which a run is recognized.
 
     Args:
         dataset: the entry of its data, from `trained.describe_data`.
@@ -69,7 +69,7 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def receipt(folder: Path, seed: int, options: Any) -> dict[str, Any]:
-    """What is stored with each checkpoint of the run in `folder`.
+    """The copy of the receipt that each checkpoint of the run in `folder` carries.
 
     Args:
         options: those of this process, which may be others than the run began with.
@@ -176,7 +176,7 @@ def script_text(folder: Path) -> str:
 
 
 def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What is compared of two identities, by the name that messages call it."""
+    """The values of an identity that are compared, by the names that messages call them."""
     return {
         "experiment": identity.get("experiment"),
         **identity.get("config", {}),

@@ -1,4 +1,4 @@
-"""Which scripts may be run out of a run folder.
+"""Decide which scripts may be run out of a run folder.
 
 Opening a run executes its experiment.py, and a folder may come from a stranger. A script is trusted
 if it is one of this installation's `experiments/`, or if this user has trained with it here or has

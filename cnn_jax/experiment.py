@@ -19,7 +19,7 @@ from cnn_jax.augment.basic import ByLabel, Transform
 from cnn_jax.data import Dataset
 from cnn_jax.devices.process import usual_promotion
 from cnn_jax.errors import UserError
-from cnn_jax.errors.ranges import INT32_MAX, SEED_MAX, check_range, flag
+from cnn_jax.errors.ranges import INT32_MAX, SEED_MAX, check_range
 from cnn_jax.losses import softmax_cross_entropy
 from cnn_jax.metrics import accuracy, top_k
 
@@ -158,9 +158,3 @@ def epochs_to_steps(epochs: float, num_examples: int, batch_size: int) -> int:
             f"{most:,.0f} epochs of {num_examples:,} examples in batches of {batch_size:,}"
         )
     return max(1, round(epochs * num_examples / batch_size))
-
-
-def check_not_negative(config: Any, *fields: str) -> None:
-    """Raise UserError if one of these fields of a config is below 0; it names the field's flag."""
-    for name in fields:
-        check_range(flag(name), getattr(config, name), least=0)

@@ -68,6 +68,19 @@ def describe(folder: Path) -> dict[str, Any]:
     return {name: content[name] for name in CONTENT}
 
 
+def finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read config.json and result.json of a run that reached its last step.
+
+    Raises:
+        UserError: it did not, or one of the files is damaged or cannot be read.
+    """
+    content = describe(folder)
+    try:
+        return content, read_json(folder / "result.json", {"step": int, "split": str})
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} is not finished: it has no result.json") from error
+
+
 def receipt(folder: Path, seed: int, options: Any) -> dict[str, Any]:
     """The copy of the receipt that each checkpoint of the run in `folder` carries.
 

@@ -37,15 +37,8 @@ _SAME_COLOURS = {1: ("Gray",), 3: ("YCbCr", "RGB", "Gray"), 4: ()}
 
 # What Pillow raises for files that are no images, truncated, broken, or of far too many pixels.
 _PILLOW_ERRORS = (OSError, SyntaxError, ValueError, AssertionError, Image.DecompressionBombError)
-DECODE_ERRORS = (
-    *_PILLOW_ERRORS,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    struct.error,
-    zlib.error,
-)
+_OTHER_ERRORS = (EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+DECODE_ERRORS = (*_PILLOW_ERRORS, *_OTHER_ERRORS)
 
 
 def read_encoded(file: BinaryIO, size: int) -> bytes:

@@ -50,7 +50,7 @@ def said(form: Any, line: str) -> str:
         ("--seed --split x", "--seed needs a value: a whole number"),
         ("--seed many", "--seed takes a whole number, not 'many'"),
         ("--seed=1.5", "--seed takes a whole number, not '1.5'"),
-        ("--seed " + "9" * 5000, f"--seed takes a whole number, not '{'9' * 60}...'"),
+        ("--seed " + "9" * 5000, f"--seed takes a whole number, not '{'9' * 57}...'"),
         ("--learning-rate fast", "--learning-rate takes a number, not 'fast'"),
         ("--feed steam", "--feed cannot be 'steam': did you mean stream?"),
         ("--feed drip", "--feed cannot be 'drip': there are auto, resident, stream"),

@@ -18,7 +18,7 @@ from tyro import _errors as events  # private, so that requirements.txt names th
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
 from cnn_jax.errors import UserError
-from cnn_jax.errors.wording import message, nearest, quoted
+from cnn_jax.errors.wording import brief, message, nearest
 
 KINDS = {int: "a whole number", float: "a number"}
 
@@ -134,7 +134,7 @@ def _unknown(form: Any, words: Sequence[str], unknown: Sequence[str]) -> str:
     """Describe unknown words of the command line, which may follow unknown flags."""
     word = next((word for word in unknown if word.startswith("-")), unknown[0])
     if not word.startswith("-"):
-        return f"unexpected {quoted(word)}: nothing takes this value"
+        return f"unexpected {brief(word)}: nothing takes this value"
     flag = word.split("=")[0]
     before = words[: words.index(word)] if word in words else []
     (likely, *_) = [*difflib.get_close_matches(flag, _flags(form, before), n=1), ""]
@@ -159,7 +159,7 @@ def _sentence(event: events.ParseErrorEvent, form: Any, words: Sequence[str]) ->
             depth = len(event.subcommand_spec.prog_suffix.split())
             plain = [word for word in words if not word.startswith("-")][depth:]
             if plain:
-                return f"there is no command {quoted(plain[0])}: {nearest(plain[0], known)}"
+                return f"there is no command {brief(plain[0])}: {nearest(plain[0], known)}"
             return f"name a command: {', '.join(known)}"
         case events.MissingArgs(unrecognized_tokens=[_, *_] as unknown):
             return _unknown(form, words, unknown)
@@ -171,11 +171,11 @@ def _sentence(event: events.ParseErrorEvent, form: Any, words: Sequence[str]) ->
             return f"{_name(argument)} needs a value: {_kind(argument)}"
         case events.InvalidChoice(argument=argument):
             hint = nearest(event.value, event.choices)
-            return f"{_name(argument)} cannot be {quoted(event.value)}: {hint}"
+            return f"{_name(argument)} cannot be {brief(event.value)}: {hint}"
         case events.InstantiationFailure(argument=argument) if argument is not None:
             value = _value(argument, words)
             if value:
-                return f"{_name(argument)} takes {_kind(argument)}, not {quoted(value)}"
+                return f"{_name(argument)} takes {_kind(argument)}, not {brief(value)}"
     return ""
 
 

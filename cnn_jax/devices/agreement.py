@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from cnn_jax.errors import UserError
-from cnn_jax.errors.wording import brief
+from cnn_jax.errors.wording import contrast
 from cnn_jax.runs.environment import environment, source_sha256
 
 # JAX's settings that may differ between processes, by parts of their names: folders, addresses,
@@ -52,8 +52,9 @@ def describe_differences(settings: Mapping[int, Mapping[str, Any]]) -> str:
     """Say in one line how the settings of processes differ from process 0's; "" if none do."""
     first = settings[0]
     phrases = [
-        f"{name} is {brief(first.get(name))} in process 0 "
-        f"and {brief(settings[k].get(name))} in process {k}"
+        "{} is {} in process 0 and {} in process {}".format(
+            name, *contrast(first.get(name), settings[k].get(name)), k
+        )
         for k in sorted(settings)
         for name in dict.fromkeys((*first, *settings[k]))
         if settings[k].get(name) != first.get(name)

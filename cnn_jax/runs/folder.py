@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any, get_type_hints
 
 from cnn_jax.errors import UserError, warn
-from cnn_jax.errors.wording import brief, message
+from cnn_jax.errors.wording import brief, contrast, message
 from cnn_jax.runs import trust
 from cnn_jax.runs.environment import differences, environment, imported_scripts
 from cnn_jax.runs.json_files import write_json
@@ -171,7 +171,7 @@ def check(folder: Path, script: Path, identity: dict[str, Any], override: bool =
         kept = {name: value for name, value in identity["config"].items() if name in ORDER}
         identity = identity | {"config": describe(folder)["config"] | kept}
     phrases = [
-        f"{name} is {brief(there)} there and {brief(here)} here"
+        "{} is {} there and {} here".format(name, *contrast(there, here))
         for name, there, here in changes(describe(folder), identity)
     ]
     if phrases:

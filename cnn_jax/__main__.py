@@ -23,7 +23,8 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from cnn_jax.command_line import exit_on_user_error, parse_known, refuse_unknown
+from cnn_jax.command_line.ending import exit_on_user_error
+from cnn_jax.command_line.flags import parse_known, refuse_unknown
 from cnn_jax.commands import data
 from cnn_jax.commands.convolve import convolve
 from cnn_jax.commands.evaluate import evaluate

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import shlex
 import sys
@@ -18,15 +17,17 @@ from rich.console import Console
 from cnn_jax import runs
 from cnn_jax.check import preflight as costs
 from cnn_jax.check.start import check_start
-from cnn_jax.command_line import exit_on_user_error, outliving_readers, parse
-from cnn_jax.devices import group, parallel, process
+from cnn_jax.command_line.ending import exit_on_user_error, outliving_readers
+from cnn_jax.command_line.flags import parse
+from cnn_jax.devices import agreement, group, parallel, process
 from cnn_jax.devices.signals import StopAsked, stop_requests
 from cnn_jax.errors import Stopped, UserError, warn
 from cnn_jax.errors.ranges import check_finite
 from cnn_jax.experiment import Experiment
-from cnn_jax.runs.environment import imported_scripts
+from cnn_jax.options import Options
+from cnn_jax.runs.environment import file_sha256, imported_scripts
 from cnn_jax.seeds import Several, Variant, folder_name, stack, unstacked
-from cnn_jax.train import Options, train
+from cnn_jax.train import train
 from cnn_jax.trained import describe_data
 
 Build = Callable[[Any, Path | None], Experiment]
@@ -39,7 +40,7 @@ OF_PROCESS = (
 
 @dataclass(frozen=True)
 class Preflight:
-    """What the run will cost, before it starts."""
+    """The flags that ask for a run's cost before it starts."""
 
     preflight: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the work, memory and disk that the run will take, and exit without training."""
@@ -122,9 +123,8 @@ def called_as(script: Path) -> str:
 def _in_common(
     script: Path, config: Any, options: Options, several: Several, cost: Preflight
 ) -> dict[str, Any]:
-    """What the command must have in common in all processes of a run: {name: JSON value}."""
-    scripts = {script.stem: hashlib.sha256(script.read_bytes()).hexdigest()}
-    hashes = {name: sha[:12] for name, sha in (scripts | imported_scripts(script)).items()}
+    """List what must be the same in the commands of all processes of a run: {name: JSON value}."""
+    hashes = {script.stem: file_sha256(script)} | imported_scripts(script)
     values: dict[str, Any] = {}
     for part in (config, options, several, cost):
         values |= runs.to_json(part)
@@ -152,10 +152,10 @@ def _prepared_process(
     place = group.find_place(
         options.distributed, options.coordinator, options.num_processes, options.process_id
     )
-    with group.together(place, {**command, **(group.surroundings() if place else {})}):
+    with group.together(place, {**command, **(agreement.surroundings() if place else {})}):
         process.check_devices()
         if place is not None:
-            parallel.check_same(group.equipment())
+            agreement.check_same(agreement.equipment())
         process.keep_freed_memory()
         yield
 
@@ -243,7 +243,7 @@ def _train(
     check_start(experiment, options)
     folder = options.workdir or runs.default_folder(script, config)
     identity = runs.identity(script, config, describe_data(experiment), several)
-    parallel.check_same({f"the dataset's {name}": x for name, x in identity["dataset"].items()})
+    agreement.check_same({f"the dataset's {name}": x for name, x in identity["dataset"].items()})
     with _claimed(folder, script, identity, options) as begin:
 
         def say_and_begin(step: int) -> None:
@@ -274,7 +274,7 @@ def _claimed(
                 refusal = str(error)
         if refusal := parallel.from_primary(refusal):
             raise UserError(refusal)
-        # By every process: its flags may differ.
+        # In every process: its --workdir may be another folder, which the first does not see.
         runs.check(folder, script, identity, options.override_config)
         if parallel.is_primary():
             for change in runs.environment_changes(folder):

@@ -19,7 +19,7 @@ from cnn_jax.augment.basic import ByLabel, Transform
 from cnn_jax.data import Dataset
 from cnn_jax.devices.process import usual_promotion
 from cnn_jax.errors import UserError
-from cnn_jax.errors.ranges import INT32_MAX, SEED_MAX, check_range, flag
+from cnn_jax.errors.ranges import INT32_MAX, SEED_MAX, check_range
 from cnn_jax.losses import softmax_cross_entropy
 from cnn_jax.metrics import accuracy, top_k
 
@@ -104,6 +104,11 @@ class Experiment:
         check_range("the number of steps", self.steps, least=1, most=INT32_MAX)
         check_range("--seed", self.seed, least=0, most=SEED_MAX)
 
+    @property
+    def trainings(self) -> int:
+        """The number of members that are trained side by side; 1 without members."""
+        return len(self.members.seeds) if self.members else 1
+
 
 def per_member(*axes: int | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compute `function(experiment, *arguments)` for every member of an experiment that has them.
@@ -153,9 +158,3 @@ def epochs_to_steps(epochs: float, num_examples: int, batch_size: int) -> int:
             f"{most:,.0f} epochs of {num_examples:,} examples in batches of {batch_size:,}"
         )
     return max(1, round(epochs * num_examples / batch_size))
-
-
-def check_not_negative(config: Any, *fields: str) -> None:
-    """Raise UserError if one of these fields of a config is below 0; it names the field's flag."""
-    for name in fields:
-        check_range(flag(name), getattr(config, name), least=0)

@@ -1,4 +1,4 @@
-"""How a run is carried out, and after which steps the loop logs, evaluates and saves."""
+"""Options of a run, and the steps after which the loop logs, evaluates and saves."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ MOST_READERS = 1024  # threads; each holds a batch that it has read ahead
 
 @dataclass(frozen=True)
 class Options:
-    """How a run is carried out. The numbers change by no more than float32 rounding."""
+    """Options for carrying out a run. They change its numbers by float32 rounding at most."""
 
     # Run folder; the same command resumes what is there. Default: runs/EXPERIMENT-HASH.
     workdir: Path | None = None
@@ -65,12 +65,10 @@ class Options:
             if not isinstance(value, bool):
                 most = MOST_READERS if name == "readers" else None
                 check_range(flag(name), value, least=0 if name in from_zero else 1, most=most)
-        if self.num_processes is not None:
-            check_range("--process-id", self.process_id, below=self.num_processes)
 
 
 class Due(NamedTuple):
-    """What the loop does after a dispatch."""
+    """The things that the loop does after a dispatch."""
 
     log: bool
     evaluation: bool
@@ -116,7 +114,7 @@ class Cadence:
         return split_into_blocks(first_step, self.stop, self.dispatch, self.epoch)
 
     def due(self, step: int, stop_asked: bool = False) -> Due:
-        """What is due after `step`, the end of a dispatch."""
+        """Say what is due after `step`, the end of a dispatch."""
         stops = stop_asked and step < self.stop
         return Due(
             log=self._is_time(step, self.log),

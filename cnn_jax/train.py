@@ -11,8 +11,8 @@ import numpy as np
 from jax import Array
 
 from cnn_jax import runs
+from cnn_jax.devices import agreement, parallel
 from cnn_jax.devices import feed as feeds
-from cnn_jax.devices import parallel
 from cnn_jax.devices.signals import StopAsked
 from cnn_jax.errors import Stopped, UserError, warn
 from cnn_jax.evaluate.exact import make_evaluator
@@ -21,7 +21,8 @@ from cnn_jax.models import count_parameters
 from cnn_jax.options import Cadence, Options
 from cnn_jax.runs.arrays import sha256
 from cnn_jax.runs.checkpoint import Checkpoints
-from cnn_jax.runs.journal import Record, last_step, shown, write_json
+from cnn_jax.runs.journal import Record, last_step, shown
+from cnn_jax.runs.json_files import write_json
 from cnn_jax.step import TrainState, init_state, make_advance, mean_metrics, zero_metrics
 
 Evaluate = Callable[[TrainState], Mapping[str, Any]]
@@ -130,10 +131,10 @@ def _restore_or_init(
 
     say = warn if parallel.is_primary() else lambda _: None
     state: TrainState = jax.jit(lambda: init_state(experiment))()
-    parallel.check_equal("checkpoints", checkpoints.present())
+    agreement.check_equal("checkpoints", checkpoints.present())
     newest = checkpoints.restore_newest(state, say, folder / "damaged", check)
     step, state = newest or (0, state)
-    parallel.check_equal("newest whole checkpoint", step)
+    agreement.check_equal("newest whole checkpoint", step)
     if newest is None and (logged := last_step(folder)):
         say(f"no checkpoint in {folder}, whose metrics reach step {logged}: starting again")
     if step > experiment.steps:
@@ -159,7 +160,7 @@ def _place(
 def _log(experiment: Experiment, step: int, state: TrainState, record: Record) -> TrainState:
     """Write the means since the last log line, and start new sums."""
     _check_finite(state)
-    examples = experiment.batch_size * _members(experiment)
+    examples = experiment.batch_size * experiment.trainings
     record.training(step, mean_metrics(experiment, state.metrics), examples)
     empty = jax.tree.map(np.asarray, zero_metrics(experiment))  # copies: buffers are handed on
     return state._replace(metrics=parallel.replicate(empty))
@@ -192,7 +193,7 @@ def _write_result(
     if result["step"] < experiment.steps or not parallel.is_primary() or path.exists():
         return result
     about = {
-        "parameters": count_parameters(state.params) // _members(experiment),
+        "parameters": count_parameters(state.params) // experiment.trainings,
         "parameters_sha256": sha256(state.params),
         "seconds": round(time.perf_counter() - started, 2),
         "resumed_from": first_step,
@@ -206,10 +207,6 @@ def _stopped(step: int, experiment: Experiment, folder: Path) -> Stopped:
         f"stopped at step {step} of {experiment.steps} with a checkpoint in {folder}: "
         "the same command goes on from it"
     )
-
-
-def _members(experiment: Experiment) -> int:
-    return len(experiment.members.seeds) if experiment.members else 1
 
 
 def _check_finite(state: TrainState) -> None:
@@ -236,7 +233,7 @@ def _opening_line(experiment: Experiment, feed: feeds.Feed, first_step: int) -> 
     how = f"resident on the device, {size}" if feed.resident else f"streamed, {size}"
     devices = parallel.devices()
     start = f"resuming at step {first_step}" if first_step else "starting"
-    times = f"{_members(experiment)} times " if experiment.members else ""
+    times = f"{experiment.trainings} times " if experiment.members else ""
     return (
         f"{start}: {times}{experiment.steps} steps of {experiment.batch_size} on {len(devices)} "
         f"{devices[0].device_kind} device{'s' * (len(devices) > 1)}; "

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from cnn_jax.cli import main
 from cnn_jax.experiment import Experiment
-from cnn_jax.train import Options
+from cnn_jax.options import Options
 from experiments import alexnet2012_imagenette
 
 

@@ -19,7 +19,7 @@ from cnn_jax.data import load_dataset
 from cnn_jax.experiment import Experiment, epochs_to_steps
 from cnn_jax.models import AlexNet2012, alexnet2012, narrowed
 from cnn_jax.optim import alexnet_momentum, observe_accuracy, plateau
-from cnn_jax.train import Options
+from cnn_jax.options import Options
 
 
 @dataclass(frozen=True)

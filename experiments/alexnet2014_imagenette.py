@@ -16,9 +16,10 @@ from cnn_jax.augment.basic import centre_crop, random_flip, resize
 from cnn_jax.augment.photographs import random_resized_crop
 from cnn_jax.cli import main
 from cnn_jax.data import load_dataset
-from cnn_jax.experiment import Experiment, check_not_negative, epochs_to_steps
+from cnn_jax.errors.ranges import check_not_negative
+from cnn_jax.experiment import Experiment, epochs_to_steps
 from cnn_jax.models import AlexNet2014, narrowed
-from cnn_jax.train import Options
+from cnn_jax.options import Options
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ import optax
 from cnn_jax.augment.basic import centre_crop, random_crop, random_flip
 from cnn_jax.cli import main
 from cnn_jax.data import load_dataset
-from cnn_jax.experiment import Experiment, check_not_negative, epochs_to_steps
+from cnn_jax.errors.ranges import check_not_negative
+from cnn_jax.experiment import Experiment, epochs_to_steps
 from cnn_jax.models import AlexNet2014
-from cnn_jax.train import Options
+from cnn_jax.options import Options
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from cnn_jax.cli import main
 from cnn_jax.experiment import Experiment
 from cnn_jax.models import AlexNet2019, narrowed
-from cnn_jax.train import Options
+from cnn_jax.options import Options
 from experiments import alexnet2014_imagenette
 
 

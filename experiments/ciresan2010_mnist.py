@@ -20,7 +20,7 @@ from cnn_jax.data import load_dataset
 from cnn_jax.experiment import Experiment, epochs_to_steps
 from cnn_jax.models import Ciresan2010
 from cnn_jax.optim import shrinking
-from cnn_jax.train import Options
+from cnn_jax.options import Options
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cnn_jax.command_line import exit_on_user_error
+from cnn_jax.command_line.ending import exit_on_user_error
 from cnn_jax.models import (
     MLP,
     AlexNet2012,

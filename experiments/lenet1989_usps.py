@@ -14,10 +14,11 @@ import optax
 
 from cnn_jax.cli import main
 from cnn_jax.data import load_dataset
-from cnn_jax.experiment import Experiment, check_not_negative, epochs_to_steps
+from cnn_jax.errors.ranges import check_not_negative
+from cnn_jax.experiment import Experiment, epochs_to_steps
 from cnn_jax.losses import mean_squared_error
 from cnn_jax.models import LeNet1989
-from cnn_jax.train import Options
+from cnn_jax.options import Options
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from cnn_jax.experiment import Experiment, epochs_to_steps
 from cnn_jax.losses import discriminative_map
 from cnn_jax.models import LeNet5_1998, lecun_curvature
 from cnn_jax.optim import diagonal_levenberg_marquardt, lecun1998_rates, with_curvature
+from cnn_jax.options import Options
 from cnn_jax.step import prepare_images
-from cnn_jax.train import Options
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,8 @@ import optax
 from cnn_jax.augment.basic import random_shift
 from cnn_jax.cli import main
 from cnn_jax.data import load_dataset
-from cnn_jax.errors.ranges import check_range
-from cnn_jax.experiment import Experiment, check_not_negative, epochs_to_steps
+from cnn_jax.errors.ranges import check_not_negative, check_range
+from cnn_jax.experiment import Experiment, epochs_to_steps
 from cnn_jax.models import MLP
 
 

@@ -21,7 +21,7 @@ from cnn_jax.experiment import Experiment, epochs_to_steps
 from cnn_jax.models import SimardConvNet, SimardMLP
 from cnn_jax.ops import operators
 from cnn_jax.optim import shrinking
-from cnn_jax.train import Options
+from cnn_jax.options import Options
 
 
 @dataclass(frozen=True)

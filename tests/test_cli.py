@@ -19,9 +19,9 @@ from cnn_jax import cli, runs
 from cnn_jax.check.reproduce import reproduce
 from cnn_jax.data import array_dataset, content_sha256
 from cnn_jax.errors import UserError
+from cnn_jax.options import Options
 from cnn_jax.runs import environment as receipt
 from cnn_jax.seeds import Several
-from cnn_jax.train import Options
 from experiments import lenet5_fashion_mnist, lenet5_mnist
 
 

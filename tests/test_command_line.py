@@ -10,7 +10,8 @@ import pytest
 import tyro
 
 from cnn_jax import __main__ as program
-from cnn_jax.command_line import exit_on_user_error, local_path, parse
+from cnn_jax.command_line.ending import exit_on_user_error
+from cnn_jax.command_line.flags import local_path, parse
 from cnn_jax.errors import UserError
 from cnn_jax.errors.machine_limits import limit_reached
 
@@ -49,7 +50,7 @@ def said(form: Any, line: str) -> str:
         ("--seed --split x", "--seed needs a value: a whole number"),
         ("--seed many", "--seed takes a whole number, not 'many'"),
         ("--seed=1.5", "--seed takes a whole number, not '1.5'"),
-        ("--seed " + "9" * 5000, f"--seed takes a whole number, not '{'9' * 60}...'"),
+        ("--seed " + "9" * 5000, f"--seed takes a whole number, not '{'9' * 57}...'"),
         ("--learning-rate fast", "--learning-rate takes a number, not 'fast'"),
         ("--feed steam", "--feed cannot be 'steam': did you mean stream?"),
         ("--feed drip", "--feed cannot be 'drip': there are auto, resident, stream"),
@@ -104,8 +105,8 @@ def test_a_mistake_in_a_command(
 def test_a_path_may_begin_at_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As a shell leaves it in --flag=~/x."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    flags = parse(Flags, ["~/a", "b/~", "--workdir=~/runs/a"])
-    assert flags.runs == (tmp_path / "a", Path("b/~"))
+    flags = parse(Flags, ["~/a", "b/~", "./~b", "--workdir=~/runs/a"])
+    assert flags.runs == (tmp_path / "a", Path("b/~"), Path.cwd() / "~b")
     assert flags.workdir == tmp_path / "runs" / "a"
     assert local_path("digits:test:3") == Path("digits:test:3")
 
@@ -220,7 +221,7 @@ def test_a_bug_keeps_its_traceback() -> None:
 
 READ_ONE_LINE = """
 import os, sys
-from cnn_jax.command_line import exit_on_user_error, outliving_readers
+from cnn_jax.command_line.ending import exit_on_user_error, outliving_readers
 reader, writer = os.pipe()
 os.dup2(writer, 1)
 os.close(writer)
@@ -253,7 +254,7 @@ def test_an_output_that_is_full(tmp_path: Path) -> None:
 
 WRITES_TO_FULL = """
 import os, sys
-from cnn_jax.command_line import exit_on_user_error
+from cnn_jax.command_line.ending import exit_on_user_error
 os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
 sys.stdout = open(1, "w", closefd=False)
 with exit_on_user_error():
@@ -278,7 +279,7 @@ def test_what_the_locale_cannot_write_ends_nothing(tmp_path: Path) -> None:
 
 WRITES_GREEK = """
 import io, sys
-from cnn_jax.command_line import exit_on_user_error
+from cnn_jax.command_line.ending import exit_on_user_error
 sys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding="ascii")
 with exit_on_user_error():
     print("\\u03b1 \\xb1 \\udcff")

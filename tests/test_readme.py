@@ -13,6 +13,7 @@ from faults import faults
 from PIL import Image
 
 from cnn_jax import __main__ as program
+from cnn_jax.runs import receipt
 from experiments import ladder
 from experiments.bench import shift
 from experiments.tools import report, reproductions
@@ -323,7 +324,8 @@ def fake_run(
     folder.mkdir()
     environment = {"platform": "cpu", "device": "cpu", "devices": 1, "cores": 2}
     config = {"seed": seed, "epochs": epochs}
-    described = {"experiment": "fake", "config": config, "environment": environment}
+    described = {name: kind() for name, kind in receipt.CONTENT.items()}
+    described |= {"experiment": "fake", "config": config, "environment": environment}
     described["options"] = {"log_every": 5, "workdir": str(folder)}
     (folder / "config.json").write_text(json.dumps(described))
     result = {"step": 9, "split": "test", "accuracy": accuracy, "count": 10, "parameters": 7}

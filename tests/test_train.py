@@ -21,10 +21,11 @@ import tiny
 from cnn_jax.devices import feed as feeds
 from cnn_jax.errors import UserError
 from cnn_jax.experiment import Experiment
+from cnn_jax.options import Options
 from cnn_jax.runs.checkpoint import Checkpoints
 from cnn_jax.runs.journal import read_lines
 from cnn_jax.step import TrainState, init_state
-from cnn_jax.train import Options, train
+from cnn_jax.train import train
 
 STEPS = 120  # with a checkpoint every 6
 KINDS: tuple[feeds.Kind, ...] = ("resident", "stream")

@@ -15,7 +15,7 @@ from cnn_jax.cli import main
 from cnn_jax.data import load_dataset
 from cnn_jax.experiment import Experiment
 from cnn_jax.models.layers import Conv, Dropout
-from cnn_jax.train import Options
+from cnn_jax.options import Options
 
 # Checkpoints fall between lines of metrics, so that they hold sums.
 OPTIONS = Options(steps_per_dispatch=3, log_every=9, eval_every=6, checkpoint_every=6)

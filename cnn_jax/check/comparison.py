@@ -1,4 +1,4 @@
-"""What a run recorded beside what it gives now, and the verdict.
+"""Compare what a run recorded with what it gives now, and give the verdict.
 
 In the environment of the receipt every figure and every parameter must be the same to the last bit.
 In another one float32 sums are rounded in another order: an evaluation must then agree within
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 @dataclass
 class Comparison:
-    """What a run recorded, what it gives now, and whether the two match."""
+    """The figures that a run recorded, those that it gives now, and whether the two match."""
 
     run: str
     differences: list[str]  # between the environments, in words

@@ -24,15 +24,14 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from rich import box
 from rich.table import Table
 
+from cnn_jax.check.start import BLOCKS, bytes_of
 from cnn_jax.devices import feed as feeds
 from cnn_jax.devices import parallel
 from cnn_jax.experiment import Experiment
 from cnn_jax.models import count_parameters
 from cnn_jax.ops.operators import plain_forms
+from cnn_jax.options import Cadence, Options
 from cnn_jax.step import TrainState, example_keys, init_state, prepare_images
-from cnn_jax.train import Cadence, Options
-
-_BLOCKS = 3  # streamed blocks on a device: being computed, dispatched next, and read ahead
 
 
 def preflight(experiment: Experiment, options: Options, folder: Path) -> dict[str, Any]:
@@ -81,7 +80,7 @@ def preflight(experiment: Experiment, options: Options, folder: Path) -> dict[st
             "batch_per_device": share,
             "accumulate": options.accumulate,
         },
-        "checkpoints": _checkpoints(experiment, options, cadence, _bytes(state), folder),
+        "checkpoints": _checkpoints(experiment, options, cadence, bytes_of(state), folder),
     }
 
 
@@ -146,10 +145,6 @@ def _verdict(fits: bool) -> str:
     return "" if fits else ": [bold red]too little[/bold red]"
 
 
-def _bytes(tree: Any) -> int:
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-
 def _checkpoints(
     experiment: Experiment, options: Options, cadence: Cadence, size: int, folder: Path
 ) -> dict[str, Any]:
@@ -175,11 +170,11 @@ def _memory(
     experiment: Experiment, options: Options, state: TrainState, share: int
 ) -> dict[str, Any]:
     """Bytes on one device by use, if it computes `share` examples of each batch."""
-    params = _bytes(state.params)
+    params = bytes_of(state.params)
     uses = {
         "parameters": params,
-        "optimizer_state": _bytes(state.opt_state),
-        "model_state": _bytes(state.model_state),
+        "optimizer_state": bytes_of(state.opt_state),
+        "model_state": bytes_of(state.model_state),
         "gradients": params if options.accumulate == 1 else 2 * params,  # a piece's and the sum
         "activations": _kept_for_backward(experiment, state, share // options.accumulate),
         **_data_bytes(experiment, options, share),
@@ -196,7 +191,7 @@ def _data_bytes(experiment: Experiment, options: Options, share: int) -> dict[st
     resident = sum(feeds.split_bytes(data, x) + data.num_examples(x) * label for x in on_device)
     steps = 0 if experiment.train_split in on_device else options.steps_per_dispatch
     block = min(steps, experiment.steps) * share * (math.prod(data.image_shape) + label)
-    return {"resident_data": resident, "streamed_data": _BLOCKS * block}
+    return {"resident_data": resident, "streamed_data": BLOCKS * block}
 
 
 def _kept_for_backward(experiment: Experiment, state: TrainState, examples: int) -> int:
@@ -210,7 +205,7 @@ def _kept_for_backward(experiment: Experiment, state: TrainState, examples: int)
     # As sets, since what two operations keep exists once, and the state is counted elsewhere.
     inputs = set(jaxpr.invars[: len(jax.tree.leaves(variables))])
     kept = set(_computed(jaxpr, jaxpr.invars)) - inputs
-    return _bytes([x.aval for x in kept])
+    return bytes_of([x.aval for x in kept])
 
 
 def _computed(jaxpr: Jaxpr, inputs: Sequence[Any]) -> list[Any]:

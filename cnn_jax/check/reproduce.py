@@ -19,11 +19,13 @@ from cnn_jax import runs
 from cnn_jax.check.comparison import EVALUATED, RETRAINED, Comparison, means
 from cnn_jax.devices import process
 from cnn_jax.errors import UserError
+from cnn_jax.errors.wording import message
 from cnn_jax.evaluate.exact import evaluate_run, evaluate_trained
 from cnn_jax.runs import trust
 from cnn_jax.runs.arrays import sha256
 from cnn_jax.runs.checkpoint import Damaged
 from cnn_jax.runs.environment import differences, environment
+from cnn_jax.runs.json_files import read_json
 from cnn_jax.trained import Restored, describe_data, restore
 
 
@@ -74,17 +76,15 @@ def script_of(target: Path) -> Path:
 def _read_record(path: Path) -> dict[str, Any]:
     """A record of runs. Raises UserError if the file is none."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if {"experiment", "runs"} <= record.keys():
-            return record
-        reason = "it has no experiment or no runs"
-    except (OSError, ValueError, AttributeError) as error:
-        reason = str(error)
-    raise UserError(f"{path} is neither a run folder nor a record of runs: {reason}")
+        return read_json(path, {"experiment": str, "runs": list})
+    except (OSError, UserError) as error:
+        raise UserError(
+            f"{path} is neither a run folder nor a record of runs: {message(error)}"
+        ) from error
 
 
 def _evaluate_again(folder: Path, data_dir: Path | None) -> Comparison:
-    content, result = _finished(folder)
+    content, result = runs.finished(folder)
     last = runs.last_process(content)
     if last["options"].get("deterministic"):
         process.choose_deterministic_kernels()
@@ -103,7 +103,7 @@ def _evaluate_again(folder: Path, data_dir: Path | None) -> Comparison:
 
 
 def _train_again(folder: Path, data_dir: Path | None, scratch: Path) -> Comparison:
-    content, result = _finished(folder)
+    content, result = runs.finished(folder)
     if content["overridden"]:
         raise UserError(f"{folder} cannot be trained again: its config was overridden on the way")
     trust.check(folder / "experiment.py")
@@ -118,7 +118,7 @@ def _train_again(folder: Path, data_dir: Path | None, scratch: Path) -> Comparis
     )
     comparison.run = str(folder)
     restored = _compare_folder(comparison, folder, content, result, data_dir)
-    _, new = _finished(scratch)
+    _, new = runs.finished(scratch)
     if restored is not None and new.get("parameters_sha256") != result.get("parameters_sha256"):
         params = restored.state.params, restore(scratch, new["step"], data_dir).state.params
         distance = _distance(*params)
@@ -183,7 +183,7 @@ def _train(
         continuations: how the recorded run went on otherwise than it began, in words.
     """
     _run(script, [*runs.flags({**flags, "workdir": folder, "data_dir": data_dir})])
-    described, new = _finished(folder)
+    described, new = runs.finished(folder)
     if new["split"] != result["split"]:  # a record may be of another split than training evaluates
         new |= evaluate_run(folder, result["split"])
     changes = [*continuations, *differences(environment, described["environment"])]
@@ -223,23 +223,6 @@ def _run(script: Path, arguments: Sequence[str]) -> None:
     )
     if done.returncode:
         raise UserError(f"{script} ended with exit code {done.returncode}: see above")
-
-
-def _finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The contents of config.json and result.json of a run that reached its last step."""
-    described = runs.describe(folder)
-    path = folder / "result.json"
-    try:
-        result = json.loads(path.read_bytes())
-        if not (isinstance(result["step"], int) and isinstance(result["split"], str)):
-            raise TypeError("it has no step and split")
-    except FileNotFoundError as error:
-        raise UserError(f"{folder} is not finished: it has no result.json") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from error
-    return described, result
 
 
 def _distance(one: Any, two: Any) -> float:

@@ -4,7 +4,6 @@ Both runs share a compilation cache in the scratch folder, which the straight ru
 restart takes seconds.
 """
 
-import json
 import os
 import subprocess
 import time
@@ -21,6 +20,7 @@ from cnn_jax.errors import UserError
 from cnn_jax.errors.ranges import check_range
 from cnn_jax.runs.arrays import to_stored
 from cnn_jax.runs.journal import last_step
+from cnn_jax.runs.json_files import read_json
 from cnn_jax.trained import restore
 
 Say = Callable[[str], object]
@@ -70,7 +70,7 @@ def verify_resume(
     random = np.random.default_rng(seed)
     between, saving = train_with_kills(script, arguments, kills, killed, straight, random)
     say(f"killed {between + saving} times, {saving} of them while saving; comparing")
-    return Verdict(between + saving, saving, _steps(straight), differing(straight, killed))
+    return Verdict(between + saving, saving, _result(straight)["step"], differing(straight, killed))
 
 
 def train_straight(script: Path, arguments: Sequence[str], folder: Path) -> None:
@@ -99,7 +99,7 @@ def train_with_kills(
     Raises:
         UserError: the run ended before it was killed `kills` times, or it fails.
     """
-    steps = _steps(straight)
+    steps = _result(straight)["step"]
     counts = [0, 0]
     # Up to 0.9, since a run that has ended cannot be killed.
     for number, share in enumerate(np.sort(random.uniform(0, 0.9, kills))):
@@ -134,17 +134,15 @@ def differing(one: Path, other: Path) -> list[str]:
     names = [n for n in {**states[0], **states[1]} if states[0].get(n) != states[1].get(n)]
     metrics = [(folder / "metrics.jsonl").read_bytes() for folder in (one, other)]
     names += ["metrics.jsonl"] * (metrics[0] != metrics[1])
-    results = [
-        json.loads((folder / "result.json").read_text(encoding="utf-8")) for folder in (one, other)
-    ]
+    results = [_result(folder) for folder in (one, other)]
     for result in results:
         del result["seconds"], result["resumed_from"]
     return names + ["result.json"] * (results[0] != results[1])
 
 
-def _steps(folder: Path) -> int:
-    """The step at which a finished run ended."""
-    return json.loads((folder / "result.json").read_text(encoding="utf-8"))["step"]
+def _result(folder: Path) -> dict[str, Any]:
+    """The content of a finished run's result.json."""
+    return read_json(folder / "result.json", {"step": int})
 
 
 def _by_name(state: Any) -> dict[str, bytes]:

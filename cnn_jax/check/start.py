@@ -17,7 +17,7 @@ from cnn_jax.experiment import Experiment, per_member
 from cnn_jax.options import Options
 from cnn_jax.step import TrainState, example_keys, init_state, prepare_images
 
-_BLOCKS = 3  # of a streamed split: being computed, dispatched next, and read ahead
+BLOCKS = 3  # of a streamed split on a device: being computed, dispatched next, and read ahead
 
 
 def check_start(experiment: Experiment, options: Options) -> None:
@@ -38,6 +38,11 @@ def check_start(experiment: Experiment, options: Options) -> None:
                 f"{flag} needs at least {size / 1e9:.3g} GB on a device that has "
                 f"{parallel.device_memory() / 1e9:.3g} GB: choose a smaller one"
             )
+
+
+def bytes_of(tree: Any) -> int:
+    """The bytes that the arrays of a tree take, or arrays of its shapes."""
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def _seen(experiment: Experiment, state: TrainState) -> dict[str, tuple[int, ...]]:
@@ -97,20 +102,19 @@ def _least_memory(
     """Bytes that one device must hold at the least, each with the flag that decides them."""
     data, devices = experiment.dataset, len(parallel.devices())
     stored, prepared = math.prod(data.image_shape), 4 * math.prod(image[1:])
-    members = len(experiment.members.seeds) if experiment.members else 1
-    share = members * experiment.batch_size // devices
+    share = experiment.trainings * experiment.batch_size // devices
     streamed = feeds.choose(data, experiment.train_split, options.feed) == "stream"
 
-    size = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state))
-    yield "the network with the state of its optimizer", size
+    yield "the network with the state of its optimizer", bytes_of(state)
     batch = share * stored + share // options.accumulate * prepared
     yield f"--batch-size {experiment.batch_size}", batch
     steps = min(options.steps_per_dispatch, experiment.steps)
     # An index is 8 bytes where it is drawn, and 4 where it is used.
-    block = _BLOCKS * steps * share * (stored if streamed else 12)
+    block = BLOCKS * steps * share * (stored if streamed else 12)
     yield f"--steps-per-dispatch {options.steps_per_dispatch}", block
     if streamed:
         yield f"--readers {options.readers}", options.readers * share * stored
     examples = data.num_examples(experiment.eval_split)
-    evaluated = members * parallel.round_up(min(options.eval_batch_size, examples)) // devices
-    yield f"--eval-batch-size {options.eval_batch_size}", evaluated * (stored + prepared)
+    evaluated = parallel.round_up(min(options.eval_batch_size, examples)) // devices
+    size = experiment.trainings * evaluated * (stored + prepared)
+    yield f"--eval-batch-size {options.eval_batch_size}", size

@@ -6,7 +6,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from cnn_jax.command_line import local_path
+from cnn_jax.command_line.flags import local_path
 from cnn_jax.commands.arguments import DataDir, Flag, Out, argument, check_out
 from cnn_jax.see.convolution import Convolution, kernel_of
 from cnn_jax.see.convolution import convolve as convolved

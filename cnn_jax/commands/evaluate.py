@@ -24,6 +24,7 @@ from cnn_jax.commands.arguments import (
 )
 from cnn_jax.devices.feed import Kind
 from cnn_jax.errors import UserError
+from cnn_jax.errors.ranges import check_range
 from cnn_jax.evaluate.predict import views_of
 from cnn_jax.evaluate.scores import Estimate
 from cnn_jax.trained import open_networks
@@ -62,8 +63,7 @@ def evaluate(
     """
     if not runs:
         raise UserError("give at least one run folder")
-    if batch_size < 1:
-        raise UserError(f"--batch-size must be at least 1, got {batch_size}")
+    check_range("--batch-size", batch_size, least=1)
     check_out(out)
     trust_scripts(trust, runs)
     networks = [network for folder in runs for network in open_networks(folder, step, data_dir)]

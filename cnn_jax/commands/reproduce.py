@@ -14,7 +14,7 @@ from rich.table import Table
 
 from cnn_jax.check import reproduce as reproduction
 from cnn_jax.check import resume as verification
-from cnn_jax.command_line import local_path
+from cnn_jax.command_line.flags import local_path
 from cnn_jax.commands.arguments import (
     Flag,
     RunDataDir,

@@ -10,6 +10,7 @@ from PIL import Image
 
 from cnn_jax.data import order
 from cnn_jax.errors import UserError
+from cnn_jax.errors.wording import message
 
 
 class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -135,9 +136,8 @@ def _read_usps(file: Path, split: str, counts: tuple[int, ...]) -> tuple[np.ndar
                 )
             values, labels = (np.asarray(stored[f"{split}/{key}"]) for key in keys)
     except (OSError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())
         raise UserError(
-            f"{file} is not a complete usps.h5: cannot read {split} ({reason})"
+            f"{file} is not a complete usps.h5: cannot read {split} ({message(error)})"
         ) from error
     values = values.astype(np.float32)
     if not np.all((values >= 0) & (values <= 1)):  # false for NaN too

@@ -28,7 +28,7 @@ def remember(
     measure: Callable[[], dict[str, Any]],
     parse: Callable[[dict[str, Any]], _Result],
 ) -> _Result:
-    """What `parse` makes of the result of `measure`: computed once, then kept as JSON.
+    """Return `parse(measure())`, measured once and then kept as JSON.
 
     The file lies beside the dataset `name` in `folder`, or in ~/.cache/cnn_jax if that folder
     cannot be written. A file is used only if it is intact: the dataset's files are those that were

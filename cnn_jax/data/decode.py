@@ -36,13 +36,9 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 _SAME_COLOURS = {1: ("Gray",), 3: ("YCbCr", "RGB", "Gray"), 4: ()}
 
 # What Pillow raises for files that are no images, truncated, broken, or of far too many pixels.
-_PILLOWS = (OSError, SyntaxError, ValueError, AssertionError, Image.DecompressionBombError)
-DECODE_ERRORS = (*_PILLOWS, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
-
-
-def reason(error: Exception) -> str:
-    """What one of DECODE_ERRORS says, in one line."""
-    return " ".join(str(error).split()) or "it is broken"
+_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, AssertionError, Image.DecompressionBombError)
+_OTHER_ERRORS = (EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+DECODE_ERRORS = (*_PILLOW_ERRORS, *_OTHER_ERRORS)
 
 
 def read_encoded(file: BinaryIO, size: int) -> bytes:

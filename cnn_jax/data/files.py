@@ -4,6 +4,7 @@ import stat
 from pathlib import Path
 
 from cnn_jax.errors import UserError
+from cnn_jax.errors.machine_limits import unreadable
 
 
 def check_readable(path: Path, dataset: str) -> None:
@@ -21,6 +22,4 @@ def check_readable(path: Path, dataset: str) -> None:
             "and prepare the dataset again"
         ) from error
     except OSError as error:
-        raise UserError(
-            f"{path} of dataset {dataset!r} cannot be read: {error.strerror}"
-        ) from error
+        raise unreadable(f"{path} of dataset {dataset!r}", error) from error

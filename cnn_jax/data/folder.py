@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from cnn_jax.data import decode
 from cnn_jax.data.photos import Photo, some
 from cnn_jax.errors import UserError
+from cnn_jax.errors.wording import message
 
 
 def builder(name: str, photos: list[Photo], size: int, channels: int) -> Callable[..., Any]:
@@ -108,17 +109,17 @@ def _content(path: Path) -> bytes | str:
         with path.open("rb") as file:
             return decode.read_encoded(file, os.fstat(file.fileno()).st_size)
     except (OSError, ValueError) as error:
-        return decode.reason(error)
+        return message(error)
 
 
 def _encode(data: bytes | str, size: int, channels: int) -> bytes | str:
-    """What is stored of a photograph, or the reason why it cannot be."""
+    """Encode a photograph as it is stored, or return the reason why it cannot be."""
     if isinstance(data, str):
         return data
     try:
         return decode.to_stored(data, channels, size)
     except decode.DECODE_ERRORS as error:
-        return decode.reason(error)
+        return message(error)
 
 
 def _refusal(failures: list[tuple[Photo, Any]]) -> UserError:

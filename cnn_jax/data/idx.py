@@ -15,6 +15,7 @@ from tensorflow_datasets.core.download import checksums, resource
 from cnn_jax.data.builders import examples
 from cnn_jax.data.read import FILES
 from cnn_jax.errors import UserError
+from cnn_jax.errors.machine_limits import unreadable
 
 # Bytes and SHA-256 of what is in the .gz files that TFDS has the checksums of.
 CONTENTS: Mapping[str, Mapping[str, tuple[int, str]]] = {
@@ -67,7 +68,7 @@ def find_files(name: str, manual: Path) -> dict[str, Path]:
     try:
         files = [_find(name, file, manual) for file in CONTENTS[name]]
     except OSError as error:
-        raise UserError(f"{error.filename or manual} cannot be read: {error.strerror}") from error
+        raise unreadable(error.filename or manual, error) from error
     return dict(zip(url_infos(name), files, strict=True))
 
 
@@ -88,7 +89,7 @@ def _find(name: str, file: str, manual: Path) -> Path:
 
 
 def _objection(path: Path, name: str, file: str) -> str:
-    """Why a file is not the original `file` of a dataset; empty if it is."""
+    """Say why a file is not the original `file` of a dataset; empty if it is."""
     size, sha256 = CONTENTS[name][file]
     try:
         content = _content(path, size + 1)

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, cast
 
-from cnn_jax.data.decode import MAX_BYTES, reason
+from cnn_jax.data.decode import MAX_BYTES
 from cnn_jax.errors import UserError, warn
+from cnn_jax.errors.machine_limits import unreadable
+from cnn_jax.errors.wording import message
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _SPLITS = ("train", "val", "valid", "validation", "test")  # their usual names
@@ -21,7 +23,7 @@ _EXPECTED = (
 
 
 class Photo(NamedTuple):
-    """Where a photograph lies, and what its path says about it."""
+    """The place of a photograph, and what its path says about it."""
 
     container: Path  # the folder or the tar
     member: str  # its path in the container
@@ -39,10 +41,9 @@ def list_photos(source: Path) -> list[Photo]:
     """All photographs in `source`, which is a folder, a folder of tars, or a tar.
 
     Hidden files are ignored, and so is a folder around all splits (as in a tar of a whole dataset).
-    A class folder without photographs is left out, and said, and so is a class that only other
-    splits have. Raises UserError for any other
-    structure, and for a file among the photographs that is no regular file or whose name is not
-    that of a photograph.
+    A class folder without photographs is left out, with a warning. There is one too of a class that
+    "train" lacks. Raises UserError for any other structure, and for a file among the photographs
+    that is no regular file or whose name is not that of a photograph.
     """
     if not (source.is_dir() or source.is_file()):
         state = "is neither a folder nor a tar file" if source.exists() else "does not exist"
@@ -70,7 +71,7 @@ def list_photos(source: Path) -> list[Photo]:
 
 
 class _Members(NamedTuple):
-    """What lies in a folder or tar, by path, without what is hidden."""
+    """The contents of a folder or tar, by path, without hidden files."""
 
     files: list[str]  # all that are no folders
     folders: list[str]
@@ -86,8 +87,7 @@ def _containers(source: Path) -> Iterator[tuple[Path, _Members]]:
         if source.is_dir():
             yield source, _folder_members(source)
     except OSError as error:
-        where = shown(str(error.filename or source))
-        raise UserError(f"{where} cannot be read: {error.strerror or error}") from error
+        raise unreadable(shown(str(error.filename or source)), error) from error
 
 
 def _folders_around(files: Iterable[str]) -> int:
@@ -200,9 +200,9 @@ def _tar_members(tar: Path) -> _Members:
     except OSError as error:
         if error.errno is not None:  # the machine's, not tarfile's
             raise
-        raise UserError(f"{tar} is not a complete tar file: {reason(error)}") from error
+        raise UserError(f"{tar} is not a complete tar file: {message(error)}") from error
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"{tar} is not a complete tar file: {reason(error)}") from error
+        raise UserError(f"{tar} is not a complete tar file: {message(error)}") from error
     return members
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from cnn_jax.data import read
 from cnn_jax.data.datasets import Dataset
 from cnn_jax.errors import UserError
+from cnn_jax.errors.wording import message
 
 _PROBE_SECONDS = 5.0
 
@@ -217,11 +218,11 @@ def _generate(
             builder = make_builder(data_dir=root, file_format="array_record")
             builder.download_and_prepare(download_dir=downloads, download_config=config)
         except (DownloadError, NonMatchingChecksumError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"the download of {name!r} failed: {reason}") from error
+            raise UserError(f"the download of {name!r} failed: {message(error)}") from error
         except AssertionError as error:  # from TFDS's own builders, for missing files
-            reason = " ".join(str(error).split())
-            raise UserError(f"cannot prepare {name!r}, see --manual-dir: {reason}") from error
+            raise UserError(
+                f"cannot prepare {name!r}, see --manual-dir: {message(error)}"
+            ) from error
         except OSError as error:
             # Another process may have prepared the same dataset meanwhile, which is as good.
             if read.find(name, root) is None:

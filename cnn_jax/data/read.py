@@ -17,6 +17,8 @@ from cnn_jax.data import cache, records, resident, statistics
 from cnn_jax.data.datasets import Dataset, Source
 from cnn_jax.data.files import check_readable
 from cnn_jax.errors import UserError
+from cnn_jax.errors.ranges import check_range
+from cnn_jax.errors.wording import message
 
 PHOTOGRAPH_SIZE = 256  # unless another is given: Krizhevsky et al. 2012, section 2
 MAX_SIZE = 4096  # 64 MiB for one square of colour; what is larger is a slip of the finger
@@ -33,8 +35,7 @@ FILES = {"mnist": _IDX_FILES, "fashion_mnist": _IDX_FILES, "usps": ("usps.h5",)}
 
 def check_size(size: int) -> None:
     """Raise UserError for a size that images cannot be brought to."""
-    if not 1 <= size <= MAX_SIZE:
-        raise UserError(f"size must be positive and at most {MAX_SIZE:,} pixels, got {size}")
+    check_range("the images' size", size, least=1, most=MAX_SIZE)
 
 
 def data_root(data_dir: str | os.PathLike | None) -> Path:
@@ -76,28 +77,12 @@ def read_dataset(
     folder = find(name, root)
     if folder is None:
         for place in (root, root / name):
-            if os.path.isdir(place) and not os.access(place, os.R_OK | os.X_OK):
-                raise UserError(f"{place} cannot be read: Permission denied")
+            _check_listable(place)  # else `find` would not see what lies there
         raise UserError(
             f"dataset {name!r} is not prepared in {root}; prepare it once with: "
             + prepare_command(name, data_dir)
         )
-    import tensorflow_datasets as tfds
-
-    for file in ("dataset_info.json", "features.json"):
-        check_readable(folder / file, name)
-    quiet = io.StringIO()  # for what TFDS prints of TensorFlow where it looks for a reason to fail
-    try:
-        with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
-            info: Any = tfds.builder_from_directory(folder).info
-        for stored in info.splits.values():
-            _ = stored.filepaths, stored.shard_lengths  # from a template, which may be damaged too
-    except Exception as error:  # of many kinds, JSON's and protobuf's among them
-        raise _not_understood(name, folder, error) from error
-    if str(info.version) != folder.name:
-        raise _not_understood(name, folder, f"its version is {info.version}")
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise UserError(f"{folder} cannot be read: Permission denied")
+    info = _read_info(name, folder)
     file_format = getattr(info.file_format, "value", "an unknown format")
     if file_format not in ("array_record", "tfrecord"):
         raise UserError(
@@ -143,11 +128,37 @@ def read_dataset(
     )
 
 
+def _check_listable(folder: Path) -> None:
+    """Raise UserError for a folder whose files this user may not see."""
+    if os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK):
+        raise UserError(f"{folder} cannot be read: Permission denied")
+
+
+def _read_info(name: str, folder: Path) -> Any:
+    """TFDS's description of a prepared dataset. Raises UserError if it cannot be understood."""
+    import tensorflow_datasets as tfds
+
+    for file in ("dataset_info.json", "features.json"):
+        check_readable(folder / file, name)
+    _check_listable(folder)
+    quiet = io.StringIO()  # for what TFDS prints of TensorFlow where it looks for a reason to fail
+    try:
+        with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+            info: Any = tfds.builder_from_directory(folder).info
+        for stored in info.splits.values():
+            _ = stored.filepaths, stored.shard_lengths  # from a template, which may be damaged too
+    except Exception as error:  # of many kinds, JSON's and protobuf's among them
+        raise _not_understood(name, folder, error) from error
+    if str(info.version) != folder.name:
+        raise _not_understood(name, folder, f"its version is {info.version}")
+    return info
+
+
 def _not_understood(name: str, folder: Path, reason: Exception | str) -> UserError:
     """The refusal of a dataset whose descriptions TFDS does not understand."""
     return UserError(
         f"dataset_info.json and features.json of dataset {name!r} in {folder} are not what TFDS "
-        f"writes ({' '.join(str(reason).split())}); restore them, or prepare the dataset again in "
+        f"writes ({message(reason)}); restore them, or prepare the dataset again in "
         "another folder"
     )
 

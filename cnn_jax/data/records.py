@@ -8,12 +8,13 @@ from typing import Any, cast
 from cnn_jax.data.datasets import Batch, Dataset, Fetch, wrong_label
 from cnn_jax.data.shards import Shards, open_shards
 from cnn_jax.errors import UserError
+from cnn_jax.errors.wording import message
 
 
 def fetch_from(
     name: str, info: Any, keys: tuple[str, str], shape: tuple[int, int, int], resize: bool
 ) -> Fetch:
-    """How a dataset's examples are read, decoded and, with `resize`, brought to `shape`.
+    """Return a function that reads a dataset's examples and decodes them, to `shape` with `resize`.
 
     Args:
         info: TFDS's description of the dataset.
@@ -49,7 +50,7 @@ def fetch_from(
             except decode.DECODE_ERRORS as error:
                 raise UserError(
                     f"image {position} of split {split!r} of dataset {name!r} is broken "
-                    f"({decode.reason(error)}); prepare the dataset again without it"
+                    f"({message(error)}); prepare the dataset again without it"
                 ) from error
 
     return fetch
@@ -100,7 +101,7 @@ def _parser(image_key: str, label_key: str) -> Callable[[bytes], tuple[bytes, in
 
 def _damaged(name: str, folder: Path, error: Exception) -> UserError:
     """The refusal of a dataset whose files do not have the checksums in them."""
-    text = " ".join(str(error).split())
+    text = message(error)
     if failed := re.search(r"\w+\(\) failed: ([^;]*)", text):  # the machine's, not the content's
         return UserError(f"the files of dataset {name!r} in {folder} cannot be read: {failed[1]}")
     return UserError(

@@ -1,1 +1,1 @@
-"""What is particular to devices and processes: the mapped axis, feeding, signals, settings."""
+"""Devices and processes: the mapped axis, feeding, signals, settings."""

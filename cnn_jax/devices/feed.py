@@ -100,8 +100,8 @@ def training_blocks(
         return _blocks(feed, partial(indices_of, seed=seed), blocks)
     # Member by member within a block: the order of an epoch is drawn once for many steps.
     members = [
-        _blocks(feed, partial(indices_of, seed=own), own_blocks)
-        for own, own_blocks in zip(seed, itertools.tee(blocks, len(seed)), strict=True)
+        _blocks(feed, partial(indices_of, seed=member_seed), member_blocks)
+        for member_seed, member_blocks in zip(seed, itertools.tee(blocks, len(seed)), strict=True)
     ]
     stack = partial(jax.tree.map, lambda *arrays: np.stack(arrays, axis=-1))
     return (stack(*block) for block in zip(*members, strict=True))

@@ -1,8 +1,7 @@
 """The processes of one run: they meet before JAX is asked for a device, and they end together.
 
-JAX by itself compares nothing: processes that differ wait for each other or compute different
-numbers. And its client ends a process whose partner is missing with a stack of C++ functions. So
-the processes first meet at the coordinator's address, where process 0 compares their settings. The
+JAX's own client ends a process whose partner is missing with a stack of C++ functions. So the
+processes first meet at the coordinator's address, where process 0 compares their settings. The
 connections stay open for as long as the run does: an end that the others do not share is sent over
 them, and one that says nothing closes them.
 """
@@ -11,7 +10,6 @@ import atexit
 import contextlib
 import json
 import os
-import platform
 import socket
 import sys
 import threading
@@ -22,22 +20,19 @@ from typing import Any, NamedTuple, TextIO
 import jax
 from jax._src.clusters import ClusterEnv  # the only part of `initialize` that finds the address
 
+from cnn_jax.devices.agreement import describe_differences
 from cnn_jax.errors import Stopped, UserError
-from cnn_jax.runs.environment import environment, source_sha256
+from cnn_jax.errors.ranges import check_range
+from cnn_jax.errors.wording import message
 
 MEETING_SECONDS = 50  # after which a process that has not come is missing
 SAME_SECONDS = 1  # within which processes that refuse the same all say so themselves
 ENDING_SECONDS = 5  # that process 0 waits for the others to end before it
 HEARTBEAT_SECONDS = 30  # a process silent for so long is taken for dead, and JAX ends the others
 
-# JAX's settings that may differ between processes, by parts of their names: folders, addresses,
-# what is logged, and the devices that each of them sees.
-_OF_A_PROCESS = ("cache", "dump", "visible_devices", "address", "log", "traceback", "pprint")
-_NUMERICAL = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")  # environment variables
-
 
 class Place(NamedTuple):
-    """Which of the processes of a run this one is."""
+    """The place of this process among those of its run."""
 
     coordinator: str  # host:port of process 0
     num_processes: int
@@ -72,64 +67,20 @@ def find_place(
             address, num_processes, process_id, None, None, MEETING_SECONDS
         )
     except (RuntimeError, ValueError, KeyError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"the cluster's variables do not describe this process: {reason}") from None
+        raise UserError(
+            f"the cluster's variables do not describe this process: {message(error)}"
+        ) from None
     if address is None or count is None or number is None:
         raise UserError(
             "--distributed finds no cluster (SLURM, Open MPI, Kubernetes): give --coordinator, "
             "--num-processes and --process-id"
         )
-    if not 0 <= number < count:
-        raise UserError(
-            f"--process-id is a number from 0 to {count - 1} for --num-processes {count}, "
-            f"got {number}"
-        )
+    check_range("--process-id", number, least=0, below=count)
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise UserError(f"--coordinator is host:port of process 0, got {address!r}")
     # JAX reads this variable by itself, and where it is set it counts for more than the cluster's.
     return Place(address, count, number, None if "JAX_LOCAL_DEVICE_IDS" in os.environ else local)
-
-
-def surroundings() -> dict[str, Any]:
-    """What outside its command must be the same in all processes of a run: {name: JSON value}."""
-    variables = {name: os.environ.get(name, "") for name in _NUMERICAL}
-    settings = {
-        name: str(value)
-        for name, value in jax.config.values.items()
-        if not any(part in name for part in _OF_A_PROCESS)
-    }
-    versions = {"Python": platform.python_version(), "JAX": jax.__version__}
-    return {"the source of cnn_jax": source_sha256()[:12], **versions, **variables, **settings}
-
-
-def equipment() -> dict[str, Any]:
-    """The packages and devices that must be the same in all processes of a run, which have met.
-
-    Processors of two kinds round differently, so that the processes' parameters would drift apart.
-    """
-    here = environment()
-    names = ["platform", "platform_version", "device"]
-    names += ["processor"] if here["platform"] == "cpu" else []
-    return here["packages"] | {f"the {name.replace('_', ' ')}": here[name] for name in names}
-
-
-def describe_differences(settings: Mapping[int, Mapping[str, Any]]) -> str:
-    """Say in one line how the settings of processes differ from process 0's; "" if none do."""
-    first = settings[0]
-    phrases = [
-        f"{name} is {first.get(name)!r} in process 0 and {settings[k].get(name)!r} in process {k}"
-        for k in sorted(settings)
-        for name in dict.fromkeys((*first, *settings[k]))
-        if settings[k].get(name) != first.get(name)
-    ]
-    if not phrases:
-        return ""
-    more = f" (and {len(phrases) - 3} more)" if len(phrases) > 3 else ""
-    return (
-        f"the processes of this run differ: {'; '.join(phrases[:3])}{more}: start all with the "
-        "same command, code and settings"
-    )
 
 
 @contextlib.contextmanager

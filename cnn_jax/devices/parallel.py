@@ -6,10 +6,8 @@ checkpoint does not depend on how many there were. Since JAX 0.8 `pmap` is itsel
 `shard_map`; a switch to these would change `map_replicated` alone.
 """
 
-import hashlib
-import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -19,7 +17,6 @@ from jax import Array, lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cnn_jax.devices.group import describe_differences
 from cnn_jax.devices.process import machine_memory, usual_promotion
 from cnn_jax.errors import UserError
 
@@ -194,36 +191,6 @@ def from_primary(text: str) -> str:
     sent[: encoded.size] = encoded
     received = np.asarray(multihost_utils.broadcast_one_to_all(sent))
     return received.tobytes().rstrip(b"\0").decode(errors="ignore")
-
-
-def check_equal(what: str, value: object) -> None:
-    """Refuse, in every process, a value that is not the same in all of them; all wait for it."""
-    if jax.process_count() == 1:
-        return
-    digest = np.frombuffer(hashlib.sha256(repr(value).encode()).digest(), np.uint32)
-    digests = np.asarray(multihost_utils.process_allgather(digest))
-    if (digests != digests[0]).any():
-        raise UserError(
-            f"the processes do not see the same {what}, this one {value}: --workdir must be one "
-            "folder for all, and its file system up to date"
-        )
-
-
-def check_same(values: Mapping[str, Any]) -> None:
-    """Refuse, in every process, JSON values that are not the same in all; all wait for it.
-
-    Raises:
-        UserError: it names the values that differ.
-    """
-    count = jax.process_count()
-    if count == 1:
-        return
-    text = np.frombuffer(json.dumps(values).encode(), np.uint8)
-    sizes = np.asarray(multihost_utils.process_allgather(np.int32(text.size)))
-    texts = multihost_utils.process_allgather(np.resize(text, sizes.max()))
-    everyone = {k: json.loads(np.asarray(texts[k])[: sizes[k]].tobytes()) for k in range(count)}
-    if refusal := describe_differences(everyone):
-        raise UserError(refusal)
 
 
 def _sharding(spec: PartitionSpec) -> NamedSharding:

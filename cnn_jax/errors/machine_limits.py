@@ -3,6 +3,10 @@
 import errno
 import re
 from collections.abc import Iterator
+from pathlib import Path
+
+from cnn_jax.errors import UserError
+from cnn_jax.errors.wording import message
 
 LIMITS = {  # by errno; the braces stand for a file
     errno.ENOSPC: "the disk is full, so that {} cannot be written: free some space, then repeat "
@@ -42,6 +46,11 @@ def chain(error: BaseException) -> Iterator[BaseException]:
             waiting += getattr(error, "exceptions", ())  # of a group
 
 
+def unreadable(path: Path | str, error: OSError) -> UserError:
+    """The refusal of a file that cannot be read, with the system's reason."""
+    return UserError(f"{path} cannot be read: {error.strerror or message(error)}")
+
+
 def _limit(error: BaseException) -> str:
     text = str(error)
     number = error.errno if isinstance(error, OSError) else None
@@ -54,7 +63,7 @@ def _limit(error: BaseException) -> str:
         name = str(getattr(error, "filename", None) or "a file")
         return LIMITS[number].format(name if len(name) < 200 else f"{name[:100]}...")
     if number == errno.ENOMEM or isinstance(error, MemoryError) or _is_of_xlas_memory(text):
-        told = f" ({' '.join(text.split())[:160]})" if text else ""
+        told = f" ({message(error)[:160]})" if text else ""
         return (
             f"the memory is used up{told}: lower the batch size, or read the data as they are "
             "needed (--feed stream)"

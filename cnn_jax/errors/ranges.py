@@ -48,3 +48,9 @@ def check_finite(scalars: Any) -> None:
     """Raise UserError if a field of a dataclass is NaN, infinite, or would be so in float32."""
     for field in dataclasses.fields(scalars):
         check_range(flag(field.name), getattr(scalars, field.name))
+
+
+def check_not_negative(scalars: Any, *fields: str) -> None:
+    """Raise UserError if one of these fields of a dataclass is below 0; it names the flag."""
+    for name in fields:
+        check_range(flag(name), getattr(scalars, name), least=0)

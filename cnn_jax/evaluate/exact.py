@@ -10,7 +10,7 @@ import numpy as np
 
 from cnn_jax.devices import parallel
 from cnn_jax.devices.feed import Feed, Kind, evaluation_blocks, fetch, open_feed
-from cnn_jax.errors import UserError
+from cnn_jax.errors.ranges import check_range
 from cnn_jax.experiment import Experiment
 from cnn_jax.step import eval_step, mean_metrics
 from cnn_jax.trained import Step, Trained, open_run
@@ -42,8 +42,7 @@ def make_walk(function: Callable[..., Any], replicated: int) -> Callable[..., It
     def walk(
         feed: Feed, batch_size: int, *arguments: Any, progress: Progress | None = None
     ) -> Iterator[Any]:
-        if batch_size < 1:
-            raise UserError(f"--batch-size must be at least 1, got {batch_size}")
+        check_range("--batch-size", batch_size, least=1)
         batch_size = parallel.round_up(min(batch_size, feed.num_examples))
         blocks = parallel.ahead(evaluation_blocks(feed, batch_size), parallel.share_out)
         results = (mapped(feed.resident, *arguments, block) for block in blocks)

@@ -12,7 +12,8 @@ from cnn_jax.errors import UserError
 from cnn_jax.figures import save
 from cnn_jax.figures.curves import learning_curves, sweep_effect
 from cnn_jax.runs.folder import steps_per_epoch
-from cnn_jax.runs.journal import read_curves, write_json
+from cnn_jax.runs.journal import read_curves
+from cnn_jax.runs.json_files import write_json
 
 Interval = dict[str, float | None]
 

@@ -33,6 +33,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 
 from cnn_jax.errors import UserError
 from cnn_jax.errors.machine_limits import limit_reached
+from cnn_jax.errors.wording import message
 from cnn_jax.runs import arrays
 
 ITEM = "default"  # Orbax's own name: its managers find such an item without being told of it
@@ -295,15 +296,14 @@ class Checkpoints:
         self._manager.reload()
 
     def _unreadable(self, step: int, error: Exception) -> UserError:
-        """What to say of a checkpoint whose reader raised `error`: damage, or a machine's limit."""
+        """Tell damage from a machine's limit where reading a checkpoint raised `error`."""
         folder = self.folder / str(step)
         if not all(os.access(p, os.R_OK, effective_ids=True) for p in (folder, *folder.rglob("*"))):
             # Orbax takes what it may not read for missing.
             error = PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
         if limit := limit_reached(error):
             return UserError(f"checkpoint {folder} cannot be read: {limit}")
-        text = " ".join(str(error).split()) or type(error).__name__
-        return self._damaged(step, text)
+        return self._damaged(step, message(error))
 
     def _damaged(self, step: int, reason: str) -> Damaged:
         return Damaged(f"checkpoint {self.folder / str(step)} is damaged: {reason[:300]}")
@@ -311,7 +311,7 @@ class Checkpoints:
     def _unwritten(self, error: Exception) -> UserError:
         latest = self.latest()
         last = "there is none" if latest is None else f"the last whole one is of step {latest}"
-        reason = limit_reached(error) or " ".join(str(error).split())[-300:]
+        reason = limit_reached(error) or message(error)[-300:]
         return UserError(f"no checkpoint can be written to {self.folder}, {last}: {reason}")
 
 

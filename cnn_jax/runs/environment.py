@@ -15,6 +15,8 @@ import jax
 from jax.extend.backend import get_backend
 from packaging.requirements import Requirement
 
+from cnn_jax.errors.wording import change
+
 ROOTS = ("jax", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "pillow", "simplejpeg")
 JAX_SETTINGS = (
     "jax_enable_x64",
@@ -73,9 +75,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     if "source_sha256" not in old:
         old["revision"], new["revision"] = then.get("revision"), now.get("revision")
     return [
-        f"{name} was {_short(old[name])}, is {_short(new[name])}"
-        for name in old
-        if name in new and old[name] != new[name]
+        change(name, old[name], new[name]) for name in old if name in new and old[name] != new[name]
     ]
 
 
@@ -94,6 +94,11 @@ def source_sha256(folder: Path = Path(__file__).parents[1]) -> str:
     return digest.hexdigest()
 
 
+def file_sha256(path: Path) -> str:
+    """Hash the content of a file. Raises OSError if it cannot be read."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def imported_scripts(script: Path) -> dict[str, str]:
     """Hash the scripts that a script imports, directly or not: {module: SHA-256}.
 
@@ -106,7 +111,7 @@ def imported_scripts(script: Path) -> dict[str, str]:
             paths = [folder / f"{name.replace('.', '/')}.py" for folder in folders]
             path = next(filter(Path.is_file, paths), None)
             if path is not None and name not in hashes and not name.startswith("cnn_jax."):
-                hashes[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+                hashes[name] = file_sha256(path)
                 waiting.append(path)
     return dict(sorted(hashes.items()))
 
@@ -167,8 +172,3 @@ def _git_revision() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return process.stdout.strip() or None
-
-
-def _short(value: Any) -> str:
-    text = str(value) if value != "" else "not set"
-    return text if len(text) <= 40 else text[:12] + "..."

@@ -24,13 +24,13 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, get_type_hints
 
-from cnn_jax.atomic_write import atomic_write
 from cnn_jax.errors import UserError, warn
+from cnn_jax.errors.wording import brief, contrast, message
 from cnn_jax.runs import trust
 from cnn_jax.runs.environment import differences, environment, imported_scripts
+from cnn_jax.runs.json_files import write_json
 from cnn_jax.runs.receipt import (
     CONTENT,
-    brief,
     changes,
     describe,
     last_process,
@@ -96,9 +96,13 @@ def claim(
         partial_start = re.compile(r"experiment\.py|\.lock|\.config\.json\..*")
         if not (folder.is_dir() and all(partial_start.fullmatch(p.name) for p in folder.iterdir())):
             raise UserError(f"{folder} is not a run folder and not empty: choose another --workdir")
-    content = identity | {"origin": str(script.absolute())}
-    content |= {"options": to_json(options), "environment": environment()}
-    content |= {"continued": [], "overridden": []}
+    content = identity | {
+        "origin": str(script.absolute()),
+        "options": to_json(options),
+        "environment": environment(),
+        "continued": [],
+        "overridden": [],
+    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = _lock(folder)
@@ -151,9 +155,7 @@ def _begin(folder: Path, content: Mapping[str, Any], step: int) -> None:
 
 
 def _write_config(folder: Path, content: dict[str, Any]) -> None:
-    ordered = {name: content[name] for name in CONTENT}
-    with atomic_write(folder / "config.json") as file:
-        file.write(f"{json.dumps(ordered, indent=2)}\n".encode())
+    write_json(folder / "config.json", {name: content[name] for name in CONTENT})
 
 
 def check(folder: Path, script: Path, identity: dict[str, Any], override: bool = False) -> None:
@@ -168,13 +170,13 @@ def check(folder: Path, script: Path, identity: dict[str, Any], override: bool =
     if override:
         kept = {name: value for name, value in identity["config"].items() if name in ORDER}
         identity = identity | {"config": describe(folder)["config"] | kept}
-    differences = [
-        f"{name} is {brief(there)} there and {brief(here)} here"
+    phrases = [
+        "{} is {} there and {} here".format(name, *contrast(there, here))
         for name, there, here in changes(describe(folder), identity)
     ]
-    if differences:
+    if phrases:
         raise UserError(
-            f"{folder} holds another run ({'; '.join(differences)}): choose another --workdir"
+            f"{folder} holds another run ({'; '.join(phrases)}): choose another --workdir"
         )
     if script_text(folder) != script.read_text(encoding="utf-8"):
         raise UserError(
@@ -212,7 +214,8 @@ def load(folder: Path) -> tuple[Callable[..., Any], Any, Path | None]:
             f"{script} cannot be loaded here: {error}; set PYTHONPATH to the folder that has it"
         ) from error
     except Exception as error:  # whatever a script may raise
-        raise UserError(f"{script} cannot be loaded here: {_reason(error)}") from error
+        reason = f"{type(error).__name__}: {message(error)}"
+        raise UserError(f"{script} cannot be loaded here: {reason}") from error
     if wrong := _mistyped(config, module.Config):
         raise UserError(f"{folder / 'config.json'} is damaged: {wrong}")
     data_dir = content["options"].get("data_dir")
@@ -229,10 +232,6 @@ def _mistyped(config: Any, config_class: type[Any]) -> str:
         if kind in (int, float, bool, str) and type(value) not in kinds:
             return f"{name} is {brief(value)}"
     return ""
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def steps_per_epoch(folder: Path) -> float | None:

@@ -20,7 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cnn_jax.atomic_write import atomic_write
 from cnn_jax.errors import UserError, warn
-from cnn_jax.runs.receipt import brief
+from cnn_jax.errors.machine_limits import unreadable
+from cnn_jax.errors.wording import brief, message
 
 
 @contextlib.contextmanager
@@ -179,12 +180,6 @@ class Record:
                 self._tensorboard.add_scalar(f"{split}/{name}", value, step)
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
-    with atomic_write(path) as file:
-        file.write(f"{json.dumps(content, indent=2)}\n".encode())
-
-
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Read a .jsonl file, without a last line that a kill cut short.
 
@@ -195,9 +190,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
         content = [json.loads(line) for line in lines]
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise unreadable(path, error) from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} is damaged: {message(error)}") from error
     for number, line in enumerate(content, 1):
         if not (isinstance(line, dict) and all(map(_fits, line, line.values()))):
             raise UserError(f"{path} is damaged: line {number} is {brief(line)}")

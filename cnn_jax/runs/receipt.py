@@ -4,17 +4,17 @@ config.json of the run folder is the receipt. A checkpoint keeps a copy, with th
 with the options and environment of the process that wrote it.
 """
 
-import hashlib
 import itertools
-import json
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cnn_jax.errors import UserError
-from cnn_jax.runs.environment import differences, environment, imported_scripts
+from cnn_jax.errors.machine_limits import unreadable
+from cnn_jax.errors.wording import change
+from cnn_jax.runs.environment import differences, environment, file_sha256, imported_scripts
+from cnn_jax.runs.json_files import read_json
 from cnn_jax.runs.settings import to_json
 
 # The content of config.json.
@@ -44,7 +44,7 @@ def identity(
     dataset: Mapping[str, Any],
     several: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What a run is recognized by.
+    """The values by which a run is recognized.
 
     Args:
         dataset: the entry of its data, from `trained.describe_data`.
@@ -61,23 +61,28 @@ def identity(
 
 def describe(folder: Path) -> dict[str, Any]:
     """Read config.json. Raises UserError if there is none, or it is damaged or cannot be read."""
-    path = folder / "config.json"
     try:
-        content = json.loads(path.read_bytes())
-        for name, kind in CONTENT.items():
-            if not isinstance(content[name], kind):
-                raise TypeError(f"{name} is {content[name]!r}")
+        content = read_json(folder / "config.json", CONTENT)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{folder} is not a run folder: it has no config.json") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: {_reason(error)}") from error
     return {name: content[name] for name in CONTENT}
 
 
+def finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read config.json and result.json of a run that reached its last step.
+
+    Raises:
+        UserError: it did not, or one of the files is damaged or cannot be read.
+    """
+    content = describe(folder)
+    try:
+        return content, read_json(folder / "result.json", {"step": int, "split": str})
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} is not finished: it has no result.json") from error
+
+
 def receipt(folder: Path, seed: int, options: Any) -> dict[str, Any]:
-    """What is stored with each checkpoint of the run in `folder`.
+    """The copy of the receipt that each checkpoint of the run in `folder` carries.
 
     Args:
         options: those of this process, which may be others than the run began with.
@@ -116,7 +121,7 @@ def process_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
     """A phrase for each difference between the options and environments of two processes."""
     old, new = chosen(then["options"]), chosen(now["options"])
     options = [
-        f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
+        change(name, old.get(name), new.get(name))
         for name in dict.fromkeys((*old, *new))
         if old.get(name) != new.get(name)
     ]
@@ -125,7 +130,7 @@ def process_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
 
 def identity_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """A phrase for each difference between two identities."""
-    return [f"{name} was {brief(a)}, is {brief(b)}" for name, a, b in changes(old, new)]
+    return [change(*difference) for difference in changes(old, new)]
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -165,7 +170,9 @@ def changed_imports(imports: Mapping[str, str]) -> list[str]:
     phrases = []
     for name, sha256 in imports.items():
         source = getattr(sys.modules.get(name), "__file__", None)
-        if source is not None and _file_sha256(Path(source)) != sha256:
+        if source is None:
+            continue  # the script that is loaded now does not import it
+        if not Path(source).is_file() or file_sha256(Path(source)) != sha256:
             phrases.append(f"{name}, which experiment.py imports, has changed")
     return phrases
 
@@ -176,21 +183,13 @@ def script_text(folder: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise unreadable(path, error) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is damaged: it is not UTF-8") from error
 
 
-def brief(value: Any) -> str:
-    """A value for a message: cut short if it is long, a hash to its first 12 digits."""
-    if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value):
-        return value[:12]
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What is compared of two identities, by the name that messages call it."""
+    """The values of an identity that are compared, by the names that messages call them."""
     return {
         "experiment": identity.get("experiment"),
         **identity.get("config", {}),
@@ -198,14 +197,3 @@ def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
         **{f"the script {name}": sha for name, sha in identity.get("imports", {}).items()},
         **{f"the dataset's {name}": value for name, value in identity.get("dataset", {}).items()},
     }
-
-
-def _file_sha256(path: Path) -> str | None:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return None
-
-
-def _reason(error: Exception) -> str:
-    return f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())

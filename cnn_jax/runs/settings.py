@@ -13,7 +13,7 @@ def to_json(scalars: Any) -> dict[str, Any]:
     def value_of(field: dataclasses.Field) -> Any:
         value = getattr(scalars, field.name)
         if isinstance(value, Path):
-            return str(value.expanduser().absolute())
+            return str(value.absolute())
         return float(value) if field.type in (float, "float") else value
 
     values = {field.name: value_of(field) for field in dataclasses.fields(scalars)}

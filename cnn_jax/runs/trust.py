@@ -1,4 +1,4 @@
-"""Which scripts may be run out of a run folder.
+"""Decide which scripts may be run out of a run folder.
 
 Opening a run executes its experiment.py, and a folder may come from a stranger. A script is trusted
 if it is one of this installation's `experiments/`, or if this user has trained with it here or has
@@ -6,11 +6,12 @@ said so (`--trust`). Trusted scripts are remembered by their SHA-256 in $XDG_STA
 ~/.local/state/cnn_jax without that variable.
 """
 
-import hashlib
 import os
 from pathlib import Path
 
 from cnn_jax.errors import UserError
+from cnn_jax.errors.machine_limits import unreadable
+from cnn_jax.runs.environment import file_sha256
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -25,10 +26,10 @@ def remember(script: Path) -> None:
 def check(script: Path) -> None:
     """Raise UserError if `script` is not trusted, or cannot be read."""
     try:
-        sha256 = _sha256(script)
+        sha256 = file_sha256(script)
     except OSError as error:
-        raise UserError(f"{script} cannot be read: {error.strerror}") from error
-    if any(_sha256(path) == sha256 for path in EXPERIMENTS.rglob("*.py")):
+        raise unreadable(script, error) from error
+    if any(file_sha256(path) == sha256 for path in EXPERIMENTS.rglob("*.py")):
         return
     try:
         trusted = _mark(script).exists()
@@ -44,8 +45,4 @@ def check(script: Path) -> None:
 def _mark(script: Path) -> Path:
     """The file whose presence says that a script is trusted."""
     state = os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser()
-    return Path(state) / "cnn_jax" / "trusted" / _sha256(script)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return Path(state) / "cnn_jax" / "trusted" / file_sha256(script)

@@ -13,10 +13,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cnn_jax.command_line import local_path
+from cnn_jax.command_line.flags import local_path
 from cnn_jax.errors import UserError
 from cnn_jax.errors.machine_limits import limit_reached
-from cnn_jax.errors.wording import nearest, quoted
+from cnn_jax.errors.wording import brief, nearest
 from cnn_jax.models.layers import Conv
 
 MOST_WEIGHTS = 10_000_000  # of a kernel
@@ -109,7 +109,7 @@ def kernel_of(text: str) -> np.ndarray:
     """
     if text in KERNELS:
         return KERNELS[text]
-    name = f"--kernel {quoted(text)}"
+    name = f"--kernel {brief(text)}"
     file = local_path(text) if text.endswith(".npy") else None
     try:
         kernel = np.array(json.loads(text)) if file is None else _read_array(file)

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from cnn_jax.data import Dataset, load_dataset
-from cnn_jax.data.decode import DECODE_ERRORS, decode, read_encoded, reason
+from cnn_jax.data.decode import DECODE_ERRORS, decode, read_encoded
 from cnn_jax.errors import UserError
+from cnn_jax.errors.wording import message
 
 
 def open_image(where: str, data_dir: Path | None = None) -> np.ndarray:
@@ -48,7 +49,7 @@ def open_file(path: Path, channels: int, size: int | None = None) -> np.ndarray:
     except DECODE_ERRORS as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path} cannot be read as an image: {reason(error)}") from error
+        raise UserError(f"{path} cannot be read as an image: {message(error)}") from error
 
 
 def example(dataset: Dataset, split: str, index: int) -> tuple[np.ndarray, int]:

@@ -66,14 +66,15 @@ def layer_list(model: Any, variables: Mapping[str, Any], images: Any) -> list[La
         output = model.apply(variables, images, train=False, keys=None, mutable=False)
     logits, images = np.asarray(output), np.asarray(images)
 
-    layers: list[Layer] = []
-    value, name = images, "the image"
     hidden = [call for call in calls if call.is_leaf and isinstance(call.output, Tracer)]
     if hidden:
         raise UserError(
             f"the values of {hidden[0].name} cannot be seen, since it runs inside nn.remat or "
             "another transformation: build the network without it"
         )
+
+    layers: list[Layer] = []
+    value, name = images, "the image"
     for call in filter(_computes, calls):
         inputs = np.asarray(call.input)
         layers += _between(value, inputs, name, call.name)

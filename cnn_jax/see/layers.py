@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 from jax import Array
 
 from cnn_jax.errors import UserError
-from cnn_jax.errors.wording import nearest, quoted
+from cnn_jax.errors.wording import brief, nearest
 from cnn_jax.evaluate.predict import log_softmax
 from cnn_jax.models.layer_calls import record_layer_calls
 from cnn_jax.models.layers import Conv
@@ -76,7 +76,7 @@ def chosen(layers: Mapping[str, T], names: Sequence[str]) -> dict[str, T]:
     unknown = [name for name in names if name not in layers]
     if unknown:
         raise UserError(
-            f"there is no layer {quoted(unknown[0])} here: {nearest(unknown[0], layers)}"
+            f"there is no layer {brief(unknown[0])} here: {nearest(unknown[0], layers)}"
         )
     return {name: layer for name, layer in layers.items() if name in names or not names}
 

@@ -11,6 +11,7 @@ from jax import lax
 from cnn_jax.devices.feed import open_feed
 from cnn_jax.devices.parallel import AXIS
 from cnn_jax.errors import UserError
+from cnn_jax.errors.ranges import check_range
 from cnn_jax.evaluate.exact import Progress, make_walk
 from cnn_jax.see.layers import chosen, layer_output, layer_shapes, prepared
 from cnn_jax.see.receptive import Box, receptive_field
@@ -60,10 +61,7 @@ def maximize(
     Raises:
         UserError: there is no such layer, unit or split, or a number is out of its range.
     """
-    if not 1 <= count <= MOST_PATCHES:
-        raise UserError(f"--count must be 1 to {MOST_PATCHES}, got {count}")
-    if batch_size < 1:
-        raise UserError(f"--batch-size must be at least 1, got {batch_size}")
+    check_range("--count", count, least=1, most=MOST_PATCHES)
     experiment = trained.experiment
     blank = prepared(trained, np.zeros(experiment.dataset.image_shape, np.uint8))
     variables = trained.variables

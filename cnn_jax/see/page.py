@@ -23,6 +23,7 @@ import numpy as np
 
 from cnn_jax.augment.basic import ByLabel
 from cnn_jax.errors import UserError
+from cnn_jax.errors.ranges import check_range
 from cnn_jax.models import count_parameters
 from cnn_jax.see.layer_list import Layer, layer_list
 from cnn_jax.step import prepare_images
@@ -79,8 +80,7 @@ def page_content(
     _check_together(networks)
     first = next(iter(networks.values())).experiment
     source = first.dataset.open(split or first.eval_split)
-    if examples < 1:
-        raise UserError(f"--examples must be at least 1, got {examples}")
+    check_range("--examples", examples, least=1)
     _check_size(networks)
     too_long = 4 * _count_weights(networks) > MAX_BYTES
     kind = "int16" if half or too_long else "float32"

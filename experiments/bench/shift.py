@@ -8,17 +8,16 @@ place. The results are in docs/shift.md.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
-from cnn_jax import cli
+from cnn_jax import cli, runs
 from cnn_jax.commands.shift import shift_figures
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate.shift import ShiftSweep, sweep_shifts
 from cnn_jax.figures import save
-from cnn_jax.train import Options
+from cnn_jax.options import Options
 from cnn_jax.trained import open_networks
 from experiments import (
     alexnet2014_imagenette,
@@ -85,14 +84,13 @@ def run(config: Config) -> dict[str, Any]:
         path.parent.mkdir(parents=True, exist_ok=True)
         save(figure, path)
     (split,) = {sweep.split for sweep in sweeps.values()}
-    runs = [described(name, sweep) | trainings[name] for name, sweep in sweeps.items()]
-    return {"split": split, "runs": runs}
+    entries = [described(name, sweep) | trainings[name] for name, sweep in sweeps.items()]
+    return {"split": split, "runs": entries}
 
 
 def training(folder: Path) -> dict[str, Any]:
-    """What identifies the training behind a sweep, which older code may have done earlier."""
-    receipt = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    """Identify the training behind a sweep, which older code may have done earlier."""
+    receipt, result = runs.finished(folder)
     return {
         "config": receipt["config"],
         "source_sha256": receipt["environment"]["source_sha256"],
@@ -101,7 +99,7 @@ def training(folder: Path) -> dict[str, Any]:
 
 
 def described(name: str, sweep: ShiftSweep) -> dict[str, Any]:
-    """What a record keeps of a sweep: no paths, and maps of shares rounded to four places."""
+    """Describe a sweep for a record: no paths, and maps of shares rounded to four places."""
     content = {"network": name, **sweep.to_json()}
     del content["run"]
     for what in ("accuracy", "consistency"):

@@ -18,7 +18,8 @@ import sys
 from pathlib import Path
 
 from cnn_jax import __main__ as program
-from cnn_jax.command_line import exit_on_user_error, parse
+from cnn_jax.command_line.ending import exit_on_user_error
+from cnn_jax.command_line.flags import parse
 from cnn_jax.errors import UserError
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"

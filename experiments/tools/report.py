@@ -20,14 +20,14 @@ from typing import Annotated, Any
 import tyro
 
 from cnn_jax import runs
-from cnn_jax.command_line import exit_on_user_error, parse
+from cnn_jax.command_line.ending import exit_on_user_error
+from cnn_jax.command_line.flags import parse
 from cnn_jax.commands.arguments import check_out
 from cnn_jax.errors import UserError
 from cnn_jax.errors.ranges import check_finite
 from cnn_jax.evaluate.exact import evaluate_run
-from cnn_jax.runs import chosen
 from cnn_jax.runs.environment import environment
-from cnn_jax.runs.journal import write_json
+from cnn_jax.runs.json_files import write_json
 from experiments import ladder
 from experiments.tools import reproductions
 
@@ -50,14 +50,13 @@ def collect(folders: list[Path], name: str | None = None, split: str | None = No
         split: evaluate this split instead of the one that training evaluated.
 
     Raises:
-        ValueError: the runs differ in more than their seed.
+        UserError: a run is not finished, or they differ in more than their seed.
     """
     records, common = [], []
     for folder in folders:
-        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        if described.get("several") or described.get("overridden"):
-            raise ValueError(f"{folder} is of several trainings, or of more than one config")
+        described, result = runs.finished(folder)
+        if described["several"] or described["overridden"]:
+            raise UserError(f"{folder} is of several trainings, or of more than one config")
         seed = described["config"].pop("seed")
         if result.pop("resumed_from"):
             result["seconds"] = None
@@ -65,15 +64,14 @@ def collect(folders: list[Path], name: str | None = None, split: str | None = No
             result |= evaluate_run(folder, split)
             del result["run"]
         common.append({k: described[k] for k in ("experiment", "config", "environment")})
-        common[-1] |= {"options": chosen(described["options"])}
+        common[-1] |= {"options": runs.chosen(described["options"])}
         common[-1] |= {k: result.pop(k) for k in ("parameters", "step", "split", "count")}
         records.append({"seed": seed, **result})
     if any(c != common[0] for c in common):
-        raise ValueError("the runs differ in more than their seed")
+        raise UserError("the runs differ in more than their seed")
     path = ladder.RECORDS / f"{name or common[0]['experiment']}.json"
-    path.parent.mkdir(exist_ok=True)
     records.sort(key=lambda r: r["seed"])
-    path.write_text(json.dumps(common[0] | {"runs": records}, indent=2) + "\n", encoding="utf-8")
+    write_json(path, common[0] | {"runs": records})
     return path
 
 
@@ -164,10 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         if not command.runs:
             raise UserError("give at least one run folder")
-        try:
-            print(collect(list(command.runs), command.name, command.split))
-        except (KeyError, ValueError, FileNotFoundError) as error:
-            raise UserError(str(error)) from error
+        print(collect(list(command.runs), command.name, command.split))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ verdict. `python -m experiments.tools.report table` puts them into docs/ladder.m
 """
 
 import dataclasses
-import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -19,10 +18,11 @@ import tyro
 
 from cnn_jax.check.comparison import RETRAINED, Comparison, means
 from cnn_jax.check.reproduce import reproduce
-from cnn_jax.command_line import exit_on_user_error, parse
+from cnn_jax.command_line.ending import exit_on_user_error
+from cnn_jax.command_line.flags import parse
 from cnn_jax.errors import UserError
-from cnn_jax.runs.environment import environment
-from cnn_jax.runs.journal import write_json
+from cnn_jax.runs.environment import environment, file_sha256
+from cnn_jax.runs.json_files import write_json
 from experiments import ladder
 
 HEADER = ("error again", "verdict")
@@ -63,7 +63,7 @@ def load() -> dict[str, Any]:
     """The verdicts by record name, without those of records that have changed since."""
     path = ladder.RECORDS / "reproductions.json"
     verdicts = json.loads(path.read_text(encoding="utf-8"))["verdicts"] if path.exists() else {}
-    hashes = {name: _sha256(record) for name, record in records().items()}
+    hashes = {name: file_sha256(record) for name, record in records().items()}
     return {name: v for name, v in verdicts.items() if v["sha256"] == hashes.get(name)}
 
 
@@ -75,7 +75,7 @@ def verdict(path: Path, comparisons: Sequence[Comparison]) -> dict[str, Any]:
         for row in comparison.rows
     ]
     return {
-        "sha256": _sha256(path),  # of the record
+        "sha256": file_sha256(path),  # of the record
         "match": all(comparison.matches for comparison in comparisons),
         "runs": len(comparisons),
         "differences": comparisons[0].differences,
@@ -117,10 +117,6 @@ def judge(summary: Mapping[str, Any]) -> list[Comparison]:
             result.same(figure, then[figure], now[figure], must=not tolerance)
         results.append(result)
     return results + means("the record", results)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ from cnn_jax.devices import parallel
 from cnn_jax.errors import UserError
 from cnn_jax.experiment import Experiment
 from cnn_jax.models import MLP, AlexNet2014, LeNet5
+from cnn_jax.options import Options
 from cnn_jax.runs.checkpoint import Checkpoints
 from cnn_jax.step import init_state
-from cnn_jax.train import Options
 
 TINY = tiny.build(tiny.Config())  # 1,437 + 360 images of 8x8x1, batches of 24, 12 steps
 OPTIONS = Options()

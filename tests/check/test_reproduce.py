@@ -21,7 +21,7 @@ from cnn_jax.errors import UserError
 from cnn_jax.runs import environment as receipt
 from cnn_jax.runs import trust
 from cnn_jax.runs.checkpoint import Checkpoints
-from cnn_jax.runs.journal import write_json
+from cnn_jax.runs.json_files import write_json
 from cnn_jax.step import init_state
 
 
@@ -148,7 +148,7 @@ def test_another_environment_is_named_and_has_a_tolerance(
     assert comparison.matches and comparison.tolerance > 0
     cores, version = sorted(comparison.differences)
     assert re.fullmatch(r"cores was \d+, is 99", cores)
-    assert re.fullmatch(r"jax was .*, is 99\.0", version)
+    assert re.fullmatch(r"jax was '.*', is '99\.0'", version)
     change(run / "result.json", lambda result: result.update(loss=result["loss"] + 1e-2))
     assert not reproduce(run)[0].matches
 
@@ -285,5 +285,5 @@ def test_an_environment_is_json_and_does_not_differ_from_itself(
     assert receipt.differences(json.loads(json.dumps(now)), now) == []
     assert now["packages"]["numpy"] and now["packages"]["jaxlib"]  # needed by what was named
     assert receipt.differences({**now, "xla_flags": "--other"}, now) == [
-        "xla_flags was --other, is not set"
+        "xla_flags was '--other', is ''"
     ]

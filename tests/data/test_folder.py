@@ -128,16 +128,6 @@ def test_the_same_photograph_twice_is_refused(tmp_path: Path) -> None:
         prepare_pets(tmp_path / "pets", tmp_path / "tfds")
 
 
-@pytest.mark.parametrize("kept", [0.5, 0.9])
-def test_a_tar_cut_short_is_named(tmp_path: Path, kept: float) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (5, 40, 40, 3)).astype(np.uint8)
-    photos = {f"train/a/{i}.png": encoded(Image.fromarray(n)) for i, n in enumerate(noise)}
-    tar = make_tar(tmp_path / "cut.tar", photos)
-    tar.write_bytes(tar.read_bytes()[: int(kept * sum(map(len, photos.values())))])
-    with pytest.raises(UserError, match=f"{tar} is not a complete tar file"):
-        prepare_pets(tar, tmp_path / "tfds")
-
-
 @pytest.mark.slow
 def test_imagenette(tmp_path: Path) -> None:
     source = SHARED / "imagenette2-160"

@@ -114,11 +114,12 @@ def test_a_stranger_at_the_port_is_sent_away() -> None:
         ((None, 2, 0), "go together"),
         (("h:1", 2, None), "go together"),
         ((None, None, 1), "go together"),
-        (("h:1", 2, 2), "--process-id is a number from 0 to 1"),
-        (("h:1", 2, -1), "--process-id is a number from 0 to 1"),
+        (("h:1", 2, 2), "--process-id must be at least 0 and below 2"),
+        (("h:1", 2, -1), "--process-id must be at least 0 and below 2"),
         (("h", 2, 0), "--coordinator is host:port"),
         (("h:port", 2, 0), "--coordinator is host:port"),
         (("h:99999", 2, 0), "--coordinator is host:port"),
+        (("h:²", 2, 0), "--coordinator is host:port"),  # a digit, but no number
     ],
 )
 def test_a_place_is_checked(arguments: Any, words: str) -> None:

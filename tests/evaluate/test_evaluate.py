@@ -157,30 +157,6 @@ def test_evaluating_changes_nothing_in_the_folder(tiny_run: Path) -> None:
     assert content() == before
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--step", "7"], "no checkpoint of step 7; there are: 6, 12"),
-        (["--split", "validation"], "has no split 'validation'"),
-        (["--batch-size", "0"], "--batch-size must be at least 1"),
-        (["--nonsense", "1"], "nonsense"),
-        (["--step", "six"], "six"),
-    ],
-)
-def test_what_cannot_be_evaluated_is_refused_in_one_line(
-    arguments: list[str], message: str, tiny_run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    programs.assert_refused(["evaluate", str(tiny_run), *arguments], message, capsys)
-
-
-def test_what_is_no_run_is_refused_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    programs.assert_refused(["evaluate", str(tmp_path)], "is not a run folder", capsys)
-    programs.assert_refused(["evaluate", str(tmp_path / "absent")], "is not a run folder", capsys)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_runs_of_the_same_name_are_numbered() -> None:
     taken: set[str] = set()
     for base in ("run", "run-3", "run", "run", "run"):

@@ -18,10 +18,11 @@ from cnn_jax.data import Dataset, array_dataset
 from cnn_jax.devices.parallel import AXIS
 from cnn_jax.experiment import Experiment
 from cnn_jax.models import AlexNet2014, count_parameters, narrowed
+from cnn_jax.options import Options
 from cnn_jax.runs.checkpoint import Checkpoints
 from cnn_jax.runs.journal import read_lines
 from cnn_jax.step import init_state, train_step
-from cnn_jax.train import Options, train
+from cnn_jax.train import train
 from experiments import ladder
 
 FOLDER = Path(__file__).parents[2] / "experiments"

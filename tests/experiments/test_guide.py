@@ -13,7 +13,7 @@ import pytest
 from cnn_jax import __main__ as program
 from cnn_jax import models
 from cnn_jax.cli import main
-from cnn_jax.command_line import parse
+from cnn_jax.command_line.flags import parse
 from cnn_jax.data import load_dataset
 from cnn_jax.see.convolution import convolve, kernel_of
 from cnn_jax.see.layers import layer_shapes

@@ -23,8 +23,9 @@ from cnn_jax.data.prepare import prepare
 from cnn_jax.data.records import encoded
 from cnn_jax.errors import UserError
 from cnn_jax.models import MLP
+from cnn_jax.options import Options
 from cnn_jax.runs.checkpoint import Checkpoints
-from cnn_jax.train import Options, train
+from cnn_jax.train import train
 from experiments import lenet5_digits, lenet5_mnist
 from experiments.bench import checkpointing, feeding, first_step, many_seeds, time_to_99
 from experiments.bench.speed import table

@@ -23,7 +23,7 @@ from cnn_jax.errors import UserError
 from cnn_jax.evaluate.exact import evaluate_run
 from cnn_jax.runs import trust
 from cnn_jax.runs.checkpoint import Checkpoints, Damaged
-from cnn_jax.runs.journal import write_json
+from cnn_jax.runs.json_files import write_json
 from cnn_jax.trained import load_experiment, restore
 
 SCRIPT = Path(tiny.__file__)

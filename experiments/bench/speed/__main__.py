@@ -21,7 +21,7 @@ import jax
 
 from cnn_jax.check.preflight import preflight
 from cnn_jax.errors import UserError
-from cnn_jax.train import Options
+from cnn_jax.options import Options
 from experiments.bench.speed import jax_networks
 from experiments.bench.speed.driver import (
     OURS,

@@ -13,8 +13,9 @@ from cnn_jax.devices import parallel
 from cnn_jax.devices.dispatch import split_into_blocks
 from cnn_jax.devices.process import keep_freed_memory
 from cnn_jax.experiment import Experiment
+from cnn_jax.options import Options
 from cnn_jax.runs.journal import read_lines
-from cnn_jax.train import Options, train
+from cnn_jax.train import train
 from experiments import alexnet2014_imagenette, lenet5_mnist
 from experiments.bench.speed.jax_worker import device_peak, training
 from experiments.bench.speed.worker import Benchmark, serve

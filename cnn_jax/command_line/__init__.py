@@ -1,0 +1,1 @@
+"""The parts that all command lines share: how flags are read, and how a program ends."""

@@ -215,9 +215,7 @@ def load(folder: Path) -> tuple[Callable[..., Any], Any, Path | None]:
         raise UserError(f"{script} cannot be loaded here: {_reason(error)}") from error
     if wrong := _mistyped(config, module.Config):
         raise UserError(f"{folder / 'config.json'} is damaged: {wrong}")
-    data_dir = content["options"].get("data_dir")
-    if not isinstance(data_dir, str | None):
-        raise UserError(f"{folder / 'config.json'} is damaged: data_dir is {data_dir!r}")
+    data_dir = content["options"]["data_dir"]
     return build, config, None if data_dir is None else Path(data_dir)
 
 

@@ -32,6 +32,10 @@ CONTENT: Mapping[str, type] = {
     "continued": list,
     "overridden": list,  # earlier configs, see --override-config
 }
+# What is used of its parts.
+SEVERAL: Mapping[str, Any] = {"seeds": int, "sweep": str | None}
+PROCESS: Mapping[str, Any] = {"options": dict, "environment": dict}
+OPTIONS: Mapping[str, Any] = {"data_dir": str | None, "eval_batch_size": int, "feed": str}
 # Options that decide where a run takes place and not what it computes.
 PLACES = ("workdir", "data_dir", "stop_at", "override_config") + (
     ("distributed", "coordinator", "num_processes", "process_id")
@@ -64,16 +68,33 @@ def describe(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         content = json.loads(path.read_bytes())
-        for name, kind in CONTENT.items():
-            if not isinstance(content[name], kind):
-                raise TypeError(f"{name} is {content[name]!r}")
+        _check_kinds(content, CONTENT)
+        _check_kinds(content["dataset"], {"train": int})
+        _check_kinds(content["several"], SEVERAL if content["several"] else {})
+        _check_kinds({"batch_size": 1} | content["config"], {"batch_size": int})
+        for process in (content, *content["continued"]):
+            _check_kinds(process, PROCESS)
+            _check_kinds(process["options"], OPTIONS)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{folder} is not a run folder: it has no config.json") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: {_reason(error)}") from error
+    except KeyError as error:
+        raise UserError(
+            f"{path} is damaged, or of another version of this package: it has no {error}"
+        ) from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from error
     return {name: content[name] for name in CONTENT}
+
+
+def _check_kinds(values: Any, kinds: Mapping[str, Any]) -> None:
+    """Raise TypeError or KeyError unless `values` is a dict with values of these kinds."""
+    if not isinstance(values, dict):
+        raise TypeError(f"{brief(values)} is no object")
+    for name, kind in kinds.items():
+        if not isinstance(values[name], kind):
+            raise TypeError(f"{name} is {brief(values[name])}")
 
 
 def receipt(folder: Path, seed: int, options: Any) -> dict[str, Any]:
@@ -205,7 +226,3 @@ def _file_sha256(path: Path) -> str | None:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
         return None
-
-
-def _reason(error: Exception) -> str:
-    return f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())

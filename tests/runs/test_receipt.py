@@ -116,6 +116,31 @@ def test_an_edited_receipt_is_said_where_the_run_is_opened(
     assert line.startswith(f"warning: {run} is not as it was trained: ") and f"{name} was" in line
 
 
+WRONG: dict[str, Callable[[dict], object]] = {
+    "no options": lambda config: config.update(options={}),
+    "no object": lambda config: config.update(continued=[1]),
+    "a process without options": lambda config: config.update(continued=[{}]),
+    "no dataset": lambda config: config.update(dataset={}),
+    "a batch size in words": lambda config: config["config"].update(batch_size="x"),
+    "other seeds": lambda config: config.update(several={"foo": 1}),
+    "seeds in words": lambda config: config.update(several={"seeds": "x", "sweep": None}),
+    "a batch of evaluation in words": lambda config: config["options"].update(eval_batch_size="x"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_receipt_of_wrong_types_is_refused(name: str, run: Path) -> None:
+    change(run / "config.json", WRONG[name])
+    with pytest.raises(UserError, match="config.json is damaged"):
+        runs.describe(run)
+
+
+def test_a_receipt_of_another_version_is_not_only_called_damaged(run: Path) -> None:
+    change(run / "config.json", lambda config: config.pop("origin"))
+    with pytest.raises(UserError, match="of another version of this package: it has no 'origin'"):
+        runs.describe(run)
+
+
 def test_an_edited_script_is_said_where_the_run_is_opened(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

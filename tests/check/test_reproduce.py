@@ -96,7 +96,7 @@ def test_an_edited_script_or_other_data_is_a_mismatch(run: Path) -> None:
     script.write_text(script.read_text() + "\n# edited\n")
     with pytest.raises(UserError, match="--trust"):
         reproduce(run)
-    trust.remember(script)
+    trust.remember(script, script.parent)
     matching = rows(run)
     assert not matching["receipt"] and matching["loss"] and matching["training data sha256"]
     other = {"sha256": "0" * 64, "eval_sha256": "1" * 64}

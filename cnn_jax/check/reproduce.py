@@ -20,11 +20,16 @@ from cnn_jax.check.comparison import EVALUATED, RETRAINED, Comparison, means
 from cnn_jax.devices import process
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate.exact import evaluate_run, evaluate_trained
+from cnn_jax.models import count_parameters
 from cnn_jax.runs import trust
 from cnn_jax.runs.arrays import sha256
 from cnn_jax.runs.checkpoint import Damaged
 from cnn_jax.runs.environment import differences, environment
 from cnn_jax.trained import Restored, describe_data, restore
+
+# What a record holds, and one of an experiment's trainings besides.
+RECORD: Mapping[str, type] = {"experiment": str, "config": dict, "environment": dict, "runs": list}
+OF_TRAININGS: Mapping[str, type] = {"parameters": int, "step": int, "split": str, "count": int}
 
 
 def reproduce(
@@ -75,11 +80,15 @@ def _read_record(path: Path) -> dict[str, Any]:
     """A record of runs. Raises UserError if the file is none."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if {"experiment", "runs"} <= record.keys():
+        kinds = RECORD | (OF_TRAININGS if "step" in record else {})
+        wrong = [name for name, kind in kinds.items() if not isinstance(record.get(name), kind)]
+        if not wrong and "step" in record:
+            wrong = ["runs"] * any(not isinstance(run.get("seed"), int) for run in record["runs"])
+        if not wrong and record["runs"]:
             return record
-        reason = "it has no experiment or no runs"
-    except (OSError, ValueError, AttributeError) as error:
-        reason = str(error)
+        reason = f"it has no {' and no '.join(wrong or ['runs'])}, or of another kind"
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
     raise UserError(f"{path} is neither a run folder nor a record of runs: {reason}")
 
 
@@ -98,7 +107,7 @@ def _evaluate_again(folder: Path, data_dir: Path | None) -> Comparison:
     trained = restored.on_devices(str(folder))
     batch_size, feed = last["options"]["eval_batch_size"], last["options"]["feed"]
     again = evaluate_trained(trained, result["split"], batch_size, feed)
-    comparison.figures({name: result.get(name) for name in again}, again)
+    comparison.figures(result, again | {"parameters": _parameters(restored)})
     return comparison
 
 
@@ -188,7 +197,7 @@ def _train(
         new |= evaluate_run(folder, result["split"])
     changes = [*continuations, *differences(environment, described["environment"])]
     comparison = Comparison("", changes, RETRAINED if changes else 0.0, retrained=True)
-    comparison.figures(result, {name: new[name] for name in new if name in result})
+    comparison.figures(result, new)
     if "parameters_sha256" in result:
         old, now = result["parameters_sha256"], new["parameters_sha256"]
         comparison.same("parameters sha256", old, now, must=not changes)
@@ -208,8 +217,7 @@ def _make_record_again(
     changes = differences(record["environment"], again["environment"])
     tolerance = RETRAINED if changes else 0.0
     comparison = Comparison(record["experiment"], changes, tolerance, retrained=True)
-    for name, then in _numbers(record["runs"]).items():
-        comparison.figures({name: then}, _numbers(again["runs"]))
+    comparison.figures(_numbers(record["runs"]), _numbers(again["runs"]))
     return comparison
 
 
@@ -240,6 +248,12 @@ def _finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from error
     return described, result
+
+
+def _parameters(restored: Restored) -> int:
+    """The number of a network's parameters, as result.json counts them."""
+    members = restored.experiment.members
+    return count_parameters(restored.state.params) // (len(members.seeds) if members else 1)
 
 
 def _distance(one: Any, two: Any) -> float:

@@ -143,7 +143,7 @@ def test_a_damaged_config(text: str, tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 SCRIPT = Path(tiny.__file__)
-IDENTITY = runs.identity(SCRIPT, tiny.Config(), {"name": "digits"})
+IDENTITY = runs.identity(SCRIPT, tiny.Config(), {"name": "digits", "train": 1437})
 
 
 def claim(folder: Path) -> contextlib.AbstractContextManager[Any]:
@@ -184,7 +184,7 @@ def test_two_programs_do_not_train_in_one_folder(tmp_path: Path) -> None:
 
 def test_other_data_are_another_run(tmp_path: Path) -> None:
     with claim(tmp_path / "run"):
-        other = runs.identity(SCRIPT, tiny.Config(), {"name": "digits, corrected"})
+        other = runs.identity(SCRIPT, tiny.Config(), {"name": "digits, corrected", "train": 1437})
         with pytest.raises(UserError, match="dataset's name is 'digits' there and 'digits, corr"):
             runs.check(tmp_path / "run", SCRIPT, other)
 
@@ -208,13 +208,16 @@ def test_a_recipe_that_changed_in_another_script_is_another_run(
     )
     script.write_text("import tiny\n\nfrom recipe import x\n")
     named = receipt.imported_scripts(script)
-    fashion = {"experiments.lenet5_fashion_mnist", "experiments.lenet5_mnist"}
+    fashion = {f"experiments.lenet5_{x}mnist" for x in ("fashion_", "")} | {"experiments"}
     assert named.keys() == {"recipe", "deeper"} | fashion
-    run, described = tmp_path / "run", runs.identity(script, tiny.Config(), {"name": "digits"})
+    run, described = (
+        tmp_path / "run",
+        runs.identity(script, tiny.Config(), {"name": "digits", "train": 1437}),
+    )
     with runs.claim(run, script, described, Options()):
         before = runs.default_folder(script, tiny.Config())
     (tmp_path / "deeper.py").write_text("x = 2\n")
-    changed = runs.identity(script, tiny.Config(), {"name": "digits"})
+    changed = runs.identity(script, tiny.Config(), {"name": "digits", "train": 1437})
     with pytest.raises(UserError, match="the script deeper is .* there and .* here"):
         runs.check(run, script, changed)
     assert runs.default_folder(script, tiny.Config()) != before
@@ -407,7 +410,7 @@ def test_a_module_and_a_file_are_the_same_run(
         assert f"run folder: runs/{folder.name}" in capsys.readouterr().out
         receipts.append(json.loads((folder / "config.json").read_text()))
     assert receipts[0] == receipts[1] == receipts[2]
-    assert receipts[0]["imports"].keys() == {"experiments.lenet5_mnist"}
+    assert receipts[0]["imports"].keys() == {"experiments", "experiments.lenet5_mnist"}
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,10 @@ class Comparison:
         return bool(self.rows) and all(row.matches for row in self.rows)
 
     def figures(self, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        """Compare all numbers of an evaluation, counts included; none may be absent."""
+        """Compare all numbers of an evaluation, counts included; none may be absent.
+
+        Of trainings side by side there is a row for the member that differs most in a figure.
+        """
         for name in dict.fromkeys((*then, *now)):
             old, new = then.get(name), now.get(name)
             if name in NOT_COMPARED or not (_is_number(old) or _is_number(new)):
@@ -56,10 +59,35 @@ class Comparison:
                 allowed = self._allowed(name, then, now)
                 matches = bool(abs(float(new) - float(old)) <= allowed)
             self.rows.append(Row(name, old, new, allowed, matches))
+        if "members" in then or "members" in now:
+            self._members(then, now)
 
     def same(self, name: str, then: Any, now: Any, must: bool = True) -> None:
         """Compare two values without tolerance; if not `must`, a difference is only shown."""
         self.rows.append(Row(name, then, now, 0.0, then == now or not must))
+
+    def _members(self, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        old, new = (
+            members if isinstance(members := result.get("members"), dict) else {"figures": members}
+            for result in (then, now)
+        )
+        for name in dict.fromkeys((*old, *new)):
+            one, other = old.get(name), new.get(name)
+            if not (
+                isinstance(one, list) and isinstance(other, list) and 0 < len(one) == len(other)
+            ):
+                self.same(f"{name} of the members", one, other)
+                continue
+            pairs = zip(one, other, strict=True)
+            # Two that diverged alike are alike.
+            gaps = [0.0 if repr(a) == repr(b) else _gap(a, b) for a, b in pairs]
+            k = int(np.argmax(gaps))
+            allowed = 0.0
+            if math.isfinite(gaps[k]):
+                values = ({**result, name: x[k]} for result, x in ((then, one), (now, other)))
+                allowed = self._allowed(name, *values)
+            row = Row(f"{name} of member {k}", one[k], other[k], allowed, gaps[k] <= allowed)
+            self.rows.append(row)
 
     def _allowed(self, name: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> float:
         if not self.tolerance or not isinstance(then[name], float):
@@ -97,7 +125,11 @@ def means(name: str, results: Sequence[Comparison]) -> list[Comparison]:
         return []
     comparison = Comparison(f"{name}, mean of {len(results)} runs", [], RETRAINED, retrained=True)
     columns = [{row.name: row for row in result.rows} for result in results]
-    figures = [figure for figure in FIGURES if figure in columns[0]]
+    figures = [
+        figure
+        for figure in FIGURES
+        if all(figure in c and all(map(_is_number, c[figure][1:3])) for c in columns)
+    ]
     then = {n: float(np.mean([column[n].then for column in columns])) for n in figures}
     now = {n: float(np.mean([column[n].now for column in columns])) for n in figures}
     for figure in figures:
@@ -106,6 +138,11 @@ def means(name: str, results: Sequence[Comparison]) -> list[Comparison]:
             matches = abs(now[figure] - then[figure]) <= 2 * error
             comparison.rows.append(Row(figure, then[figure], now[figure], 2 * error, matches))
     return [comparison] if comparison.rows else []
+
+
+def _gap(one: Any, other: Any) -> float:
+    """The difference of two figures, infinite if one is none."""
+    return abs(one - other) if _is_number(one) and _is_number(other) else math.inf
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

@@ -21,12 +21,17 @@ from cnn_jax.devices import process
 from cnn_jax.errors import UserError
 from cnn_jax.errors.wording import message
 from cnn_jax.evaluate.exact import evaluate_run, evaluate_trained
+from cnn_jax.models import count_parameters
 from cnn_jax.runs import trust
 from cnn_jax.runs.arrays import sha256
 from cnn_jax.runs.checkpoint import Damaged
 from cnn_jax.runs.environment import differences, environment
-from cnn_jax.runs.json_files import read_json
+from cnn_jax.runs.json_files import check_fields, read_json
 from cnn_jax.trained import Restored, describe_data, restore
+
+# What a record holds, and one of an experiment's trainings besides.
+RECORD: Mapping[str, type] = {"experiment": str, "config": dict, "environment": dict, "runs": list}
+OF_TRAININGS: Mapping[str, type] = {"parameters": int, "step": int, "split": str, "count": int}
 
 
 def reproduce(
@@ -76,11 +81,17 @@ def script_of(target: Path) -> Path:
 def _read_record(path: Path) -> dict[str, Any]:
     """A record of runs. Raises UserError if the file is none."""
     try:
-        return read_json(path, {"experiment": str, "runs": list})
+        record = read_json(path, RECORD)
+        if "step" in record:
+            check_fields(path, record, OF_TRAININGS)
+            for run in record["runs"]:
+                check_fields(path, run, {"seed": int})
+        if record["runs"]:
+            return record
+        reason: object = "it has no runs"
     except (OSError, UserError) as error:
-        raise UserError(
-            f"{path} is neither a run folder nor a record of runs: {message(error)}"
-        ) from error
+        reason = error
+    raise UserError(f"{path} is neither a run folder nor a record of runs: {message(reason)}")
 
 
 def _evaluate_again(folder: Path, data_dir: Path | None) -> Comparison:
@@ -98,7 +109,7 @@ def _evaluate_again(folder: Path, data_dir: Path | None) -> Comparison:
     trained = restored.on_devices(str(folder))
     batch_size, feed = last["options"]["eval_batch_size"], last["options"]["feed"]
     again = evaluate_trained(trained, result["split"], batch_size, feed)
-    comparison.figures({name: result.get(name) for name in again}, again)
+    comparison.figures(result, again | {"parameters": _parameters(restored)})
     return comparison
 
 
@@ -188,7 +199,7 @@ def _train(
         new |= evaluate_run(folder, result["split"])
     changes = [*continuations, *differences(environment, described["environment"])]
     comparison = Comparison("", changes, RETRAINED if changes else 0.0, retrained=True)
-    comparison.figures(result, {name: new[name] for name in new if name in result})
+    comparison.figures(result, new)
     if "parameters_sha256" in result:
         old, now = result["parameters_sha256"], new["parameters_sha256"]
         comparison.same("parameters sha256", old, now, must=not changes)
@@ -208,8 +219,7 @@ def _make_record_again(
     changes = differences(record["environment"], again["environment"])
     tolerance = RETRAINED if changes else 0.0
     comparison = Comparison(record["experiment"], changes, tolerance, retrained=True)
-    for name, then in _numbers(record["runs"]).items():
-        comparison.figures({name: then}, _numbers(again["runs"]))
+    comparison.figures(_numbers(record["runs"]), _numbers(again["runs"]))
     return comparison
 
 
@@ -223,6 +233,12 @@ def _run(script: Path, arguments: Sequence[str]) -> None:
     )
     if done.returncode:
         raise UserError(f"{script} ended with exit code {done.returncode}: see above")
+
+
+def _parameters(restored: Restored) -> int:
+    """The number of a network's parameters, as result.json counts them."""
+    members = restored.experiment.members
+    return count_parameters(restored.state.params) // (len(members.seeds) if members else 1)
 
 
 def _distance(one: Any, two: Any) -> float:

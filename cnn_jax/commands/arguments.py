@@ -1,6 +1,9 @@
 """Arguments that several commands take, with their help texts, and how commands print results."""
 
+import atexit
 import json as json_module
+import os
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +17,7 @@ from rich.table import Table
 
 from cnn_jax.check.reproduce import script_of
 from cnn_jax.errors import UserError
+from cnn_jax.runs import describe
 from cnn_jax.runs.trust import remember
 
 
@@ -107,14 +111,28 @@ def check_out(out: Path | None, suffixes: Sequence[str] = (), flag: str = "--out
 def trust_scripts(trust: bool, targets: Sequence[Path]) -> None:
     """Let the scripts of run folders, or of records, be executed from now on, if `trust` says so.
 
-    Raises:
-        UserError: there is no such script, or that cannot be noted.
+    Raises UserError if there is no such script.
     """
-    for script in [script_of(target) for target in targets if trust]:
-        try:
-            remember(script)
-        except (OSError, RuntimeError) as error:
-            raise UserError(f"--trust: {script} cannot be noted as trusted: {error}") from error
+    for target in targets if trust else ():
+        script = script_of(target)
+        origin = Path(describe(target)["origin"]) if target.is_dir() else script.absolute()
+        trust_script(script, origin.parent)
+
+
+def trust_script(script: Path, folder: Path) -> None:
+    """Let a script be executed from now on, and those in `folder` that it imports; only by this
+    process and those that it starts if there is no place to note it.
+
+    Raises UserError if there is no such script.
+    """
+    if not script.is_file():
+        raise UserError(f"{script} is no file")
+    try:
+        remember(script, folder)
+    except (OSError, RuntimeError):  # RuntimeError: the user has no home
+        os.environ["XDG_STATE_HOME"] = place = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, place, ignore_errors=True)
+        remember(script, folder)
 
 
 def layer_table(rows: Mapping[str, Sequence[str]], *columns: str) -> Table:

@@ -21,6 +21,7 @@ from cnn_jax.commands.arguments import (
     Trust,
     argument,
     check_out,
+    trust_script,
     trust_scripts,
 )
 from cnn_jax.errors import UserError
@@ -89,6 +90,7 @@ def verify_resume(
     """
     check_out(scratch, flag="--scratch")
     script = _find_script(str(local_path(experiment)))
+    trust_script(script, script.absolute().parent)  # which training notes too, where it can
     with contextlib.ExitStack() as stack:
         folder = scratch or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         verdict = verification.verify_resume(script, flags, kills, folder)

@@ -102,29 +102,47 @@ def file_sha256(path: Path) -> str:
 def imported_scripts(script: Path) -> dict[str, str]:
     """Hash the scripts that a script imports, directly or not: {module: SHA-256}.
 
-    Those are the files beside it or in `experiments/`; a recipe may be another script's. They are
-    read from the text, so that it does not matter what else this process has loaded.
+    Those are the files and packages beside it or in `experiments/`; a recipe may be another
+    script's. They are read from the text, so that it does not matter what else this process has
+    loaded.
     """
-    folders, hashes, waiting = (script.parent, Path(__file__).parents[2]), {}, [script]
+    folders, hashes, waiting = (script.parent, Path(__file__).parents[2]), {}, [("", script)]
     while waiting:
-        for name in _imported(waiting.pop().read_text(encoding="utf-8")):
-            paths = [folder / f"{name.replace('.', '/')}.py" for folder in folders]
-            path = next(filter(Path.is_file, paths), None)
-            if path is not None and name not in hashes and not name.startswith("cnn_jax."):
+        for name in _imported(*waiting.pop()):
+            stem = name.replace(".", "/")
+            files = [
+                folder / file
+                for folder in folders
+                for file in (f"{stem}/__init__.py", f"{stem}.py")
+            ]
+            path = next(filter(Path.is_file, files), None)
+            if path is not None and name not in hashes and name.split(".")[0] != "cnn_jax":
                 hashes[name] = file_sha256(path)
-                waiting.append(path)
+                package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+                waiting.append((package, path))
     return dict(sorted(hashes.items()))
 
 
-def _imported(source: str) -> set[str]:
-    """The names that a source text imports; not all need be modules."""
+def _imported(package: str, path: Path) -> set[str]:
+    """The names that a file of a package ("" for none) imports; not all need be modules."""
+    try:
+        tree = ast.parse(path.read_bytes())  # bytes, which may name their encoding
+    except (SyntaxError, ValueError):
+        return set()  # nor can Python import it
     names = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) + 1 - node.level]
+            module = ".".join(filter(None, [*(above if node.level else ()), node.module]))
+            names |= {f"{module}.{alias.name}" for alias in node.names} | {module}
+    # A package is executed before what lies in it.
+    return {name[:end] for name in names for end in (*_dots(name), len(name))} - {""}
+
+
+def _dots(name: str) -> list[int]:
+    return [place for place, letter in enumerate(name) if letter == "."]
 
 
 @cache  # asked for several times by a process, and a fifth of a small network's start

@@ -58,6 +58,10 @@ def find_script(config_class: type[Any], build: Callable[..., Any]) -> Path:
     source = getattr(module, "__file__", None)
     if source is None or not Path(source).exists():
         raise UserError("an experiment must be a file: its copy is what makes a run repeatable")
+    try:
+        Path(source).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source} is not UTF-8, as which runs keep it: save it as that") from error
     return Path(source)
 
 
@@ -115,7 +119,7 @@ def claim(
     except OSError as error:
         raise UserError(f"{folder} cannot be made a run folder: {error}") from error
     with contextlib.suppress(OSError, RuntimeError):  # then opening the run will ask
-        trust.remember(script)
+        trust.remember(script, script.absolute().parent)
     with lock:
         yield partial(_begin, folder, content)
 
@@ -202,25 +206,26 @@ def load(folder: Path) -> tuple[Callable[..., Any], Any, Path | None]:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
+    origin = Path(content["origin"]).parent
+    # A stranger's receipt may name any folder, and a script that is trusted would import from it.
     # Last, so that nothing is found there that this process has elsewhere.
-    if (origin := str(Path(content["origin"]).parent)) not in sys.path:
-        sys.path.append(origin)
+    if str(origin) not in sys.path and trust.has_scripts(origin):
+        sys.path.append(str(origin))
     try:
         spec.loader.exec_module(module)
         config = module.Config(**content["config"])
         build = module.build
     except ImportError as error:
         raise UserError(
-            f"{script} cannot be loaded here: {error}; set PYTHONPATH to the folder that has it"
+            f"{script} cannot be loaded here: {error}; set PYTHONPATH to the folder that has it, "
+            f"or, if that is {origin}, repeat the command with --trust"
         ) from error
     except Exception as error:  # whatever a script may raise
         reason = f"{type(error).__name__}: {message(error)}"
         raise UserError(f"{script} cannot be loaded here: {reason}") from error
     if wrong := _mistyped(config, module.Config):
         raise UserError(f"{folder / 'config.json'} is damaged: {wrong}")
-    data_dir = content["options"].get("data_dir")
-    if not isinstance(data_dir, str | None):
-        raise UserError(f"{folder / 'config.json'} is damaged: data_dir is {data_dir!r}")
+    data_dir = content["options"]["data_dir"]
     return build, config, None if data_dir is None else Path(data_dir)
 
 

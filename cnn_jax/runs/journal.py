@@ -194,7 +194,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {message(error)}") from error
     for number, line in enumerate(content, 1):
-        if not (isinstance(line, dict) and all(map(_fits, line, line.values()))):
+        if not (isinstance(line, dict) and "step" in line and all(map(_fits, line, line.values()))):
             raise UserError(f"{path} is damaged: line {number} is {brief(line)}")
     return content
 
@@ -226,7 +226,18 @@ def read_curves(folder: Path) -> dict[str, dict[str, np.ndarray]]:
             )
     if not curves:
         raise UserError(f"{folder} has no metrics: it is not a run folder, or has just begun")
-    return {s: {n: np.array(v) for n, v in names.items()} for s, names in curves.items()}
+    try:
+        arrays = {s: {n: np.array(v) for n, v in names.items()} for s, names in curves.items()}
+        whole = all(
+            len(v) == len(split["step"]) for split in arrays.values() for v in split.values()
+        )
+    except ValueError:  # members of different numbers
+        whole = False
+    if not whole:
+        raise UserError(
+            f"{folder / 'metrics.jsonl'} is damaged: not all lines have the same metrics"
+        )
+    return arrays
 
 
 def last_step(folder: Path) -> int:

@@ -35,10 +35,22 @@ def read_json(path: Path, fields: Mapping[str, type]) -> dict[str, Any]:
         raise unreadable(path, error) from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {message(error)}") from error
+    check_fields(path, content, fields)
+    return content
+
+
+def check_fields(path: Path, content: Any, fields: Mapping[str, Any]) -> None:
+    """Raise UserError unless `content`, a part of a JSON file, is an object with these values.
+
+    Args:
+        fields: the types of the values by name.
+    """
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged: it is {brief(content)}, no object")
     for name, kind in fields.items():
-        if not isinstance(content.get(name), kind):
-            there = f"{name} is {brief(content[name])}" if name in content else f"it has no {name}"
-            raise UserError(f"{path} is damaged: {there}")
-    return content
+        if name not in content:
+            raise UserError(
+                f"{path} is damaged, or of another version of this package: it has no {name}"
+            )
+        if not isinstance(content[name], kind):
+            raise UserError(f"{path} is damaged: {name} is {brief(content[name])}")

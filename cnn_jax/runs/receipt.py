@@ -14,7 +14,7 @@ from cnn_jax.errors import UserError
 from cnn_jax.errors.machine_limits import unreadable
 from cnn_jax.errors.wording import change
 from cnn_jax.runs.environment import differences, environment, file_sha256, imported_scripts
-from cnn_jax.runs.json_files import read_json
+from cnn_jax.runs.json_files import check_fields, read_json
 from cnn_jax.runs.settings import to_json
 
 # The content of config.json.
@@ -32,6 +32,10 @@ CONTENT: Mapping[str, type] = {
     "continued": list,
     "overridden": list,  # earlier configs, see --override-config
 }
+# What is used of its parts.
+SEVERAL: Mapping[str, Any] = {"seeds": int, "sweep": str | None}
+PROCESS: Mapping[str, Any] = {"options": dict, "environment": dict}
+OPTIONS: Mapping[str, Any] = {"data_dir": str | None, "eval_batch_size": int, "feed": str}
 # Options that decide where a run takes place and not what it computes.
 PLACES = ("workdir", "data_dir", "stop_at", "override_config") + (
     ("distributed", "coordinator", "num_processes", "process_id")
@@ -61,10 +65,17 @@ def identity(
 
 def describe(folder: Path) -> dict[str, Any]:
     """Read config.json. Raises UserError if there is none, or it is damaged or cannot be read."""
+    path = folder / "config.json"
     try:
-        content = read_json(folder / "config.json", CONTENT)
+        content = read_json(path, CONTENT)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{folder} is not a run folder: it has no config.json") from error
+    check_fields(path, content["dataset"], {"train": int})
+    check_fields(path, content["several"], SEVERAL if content["several"] else {})
+    check_fields(path, {"batch_size": 1} | content["config"], {"batch_size": int})
+    for process in (content, *content["continued"]):
+        check_fields(path, process, PROCESS)
+        check_fields(path, process["options"], OPTIONS)
     return {name: content[name] for name in CONTENT}
 
 

@@ -96,7 +96,7 @@ def test_an_edited_script_or_other_data_is_a_mismatch(run: Path) -> None:
     script.write_text(script.read_text() + "\n# edited\n")
     with pytest.raises(UserError, match="--trust"):
         reproduce(run)
-    trust.remember(script)
+    trust.remember(script, script.parent)
     matching = rows(run)
     assert not matching["receipt"] and matching["loss"] and matching["training data sha256"]
     other = {"sha256": "0" * 64, "eval_sha256": "1" * 64}
@@ -122,6 +122,11 @@ EDITS: dict[str, Callable[[dict], object]] = {
 def test_an_edited_config_is_a_mismatch(edit: str, run: Path) -> None:
     change(run / "config.json", EDITS[edit])
     assert not rows(run)["receipt"]
+
+
+def test_a_count_of_parameters_that_was_edited_is_a_mismatch(run: Path) -> None:
+    change(run / "result.json", lambda result: result.update(parameters=1))
+    assert not rows(run)["parameters"]
 
 
 def test_a_figure_that_is_gone_or_no_number_is_a_mismatch(run: Path) -> None:
@@ -239,6 +244,56 @@ def test_a_record_is_trained_again(run: Path, tmp_path: Path) -> None:
     write_json(results / "tiny.json", record)
     (found,) = reproduce(results / "tiny.json", scratch=tmp_path / "again")
     assert found.matches and found.run == "tiny, seed 0"
+
+
+RECORDS: list[dict] = [
+    {"runs": []},
+    {"runs": 5},
+    {"runs": [], "step": 3, "parameters": 1, "split": "test", "count": 1},
+    {"runs": [{}], "step": 3, "parameters": 1, "split": "test", "count": 1},
+    {"runs": [1], "step": 3, "parameters": 1, "split": "test", "count": 1},
+    {"runs": [{"seed": 0}], "step": 3},
+    {"runs": [{"seed": 0}], "config": []},
+]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=str)
+def test_a_record_of_nothing_is_refused(record: dict, tmp_path: Path) -> None:
+    path = tmp_path / "results" / "tiny.json"
+    whole = {"experiment": "tiny", "config": {}, "environment": {}} | record
+    path.parent.mkdir()
+    write_json(path, whole)
+    with pytest.raises(UserError, match="neither a run folder nor a record of runs"):
+        reproduce(path, scratch=tmp_path / "again")
+
+
+def test_a_record_that_its_script_writes_is_compared_figure_by_figure(tmp_path: Path) -> None:
+    record = {"experiment": "writer", "config": {}, "environment": {}}
+    record |= {"runs": [{"accuracy": 0.5, "count": 7, "means": [1.5, 2.5]}]}
+    script = tmp_path / "writer.py"
+    script.write_text(f"import sys, json\nopen(sys.argv[2], 'w').write(json.dumps({record}))")
+    trust.remember(script, tmp_path)
+    path = tmp_path / "results" / "writer.json"
+    path.parent.mkdir()
+    write_json(path, record)
+    (comparison,) = reproduce(path, scratch=tmp_path / "again")
+    assert comparison.matches and len(comparison.rows) == 4
+    record["runs"][0]["means"][1] = 2.6
+    write_json(path, record)
+    (comparison,) = reproduce(path, scratch=tmp_path / "again")
+    assert [row.then for row in comparison.rows if not row.matches] == [2.6]
+
+
+def test_the_member_that_differs_most_is_compared() -> None:
+    nan = float("nan")
+    then = {"loss": 1.0, "members": {"loss": [0.5, nan, 1.5]}}
+    comparison = Comparison("run", [], 0.0)
+    comparison.figures(then, json.loads(json.dumps(then)))
+    assert comparison.matches
+    for members in ({"loss": [0.5, nan, 1.6]}, {"loss": [0.5, 1.0, 1.5]}, {"loss": [0.5]}, {}, [1]):
+        comparison = Comparison("run", [], 1e-4)
+        comparison.figures(then, {"loss": 1.0, "members": members})
+        assert comparison.rows[0].matches and not any(row.matches for row in comparison.rows[1:])
 
 
 @pytest.mark.parametrize(

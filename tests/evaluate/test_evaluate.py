@@ -185,7 +185,7 @@ def test_a_script_that_does_not_load_is_refused_in_one_line(
 ) -> None:
     (tmp_path / "config.json").write_bytes((tiny_run / "config.json").read_bytes())
     (tmp_path / "experiment.py").write_text(script)
-    trust.remember(tmp_path / "experiment.py")
+    trust.remember(tmp_path / "experiment.py", tmp_path)
     programs.assert_refused(["evaluate", str(tmp_path)], message, capsys)
 
 

@@ -75,7 +75,18 @@ def test_lines_that_changed_since_are_taken_from_the_checkpoint(
 
 
 @pytest.mark.parametrize(
-    "line", ["[1]", "{}x", '{"step": "1"}', '{"split": 3}', '{"loss": "1"}', '{"members": [1]}']
+    "line",
+    [
+        "[1]",
+        "{}x",
+        '{"step": "1"}',
+        '{"step": 1, "split": 3}',
+        '{"step": 1, "loss": "1"}',
+        '{"step": 1, "members": [1]}',
+        '{"loss": 1}',
+        '{"step": 1, "loss": 1}\n{"step": 2, "accuracy": 1}',
+        '{"step": 1, "loss": 1, "members": {"loss": [1, 2]}}\n{"step": 2, "loss": 1}',
+    ],
 )
 def test_a_damaged_line_is_said(line: str, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(line + "\n")

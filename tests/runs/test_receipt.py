@@ -19,10 +19,12 @@ import tiny
 from cnn_jax import __main__ as program
 from cnn_jax import runs, trained
 from cnn_jax.check.reproduce import reproduce
+from cnn_jax.commands.arguments import trust_scripts
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate.exact import evaluate_run
 from cnn_jax.runs import trust
 from cnn_jax.runs.checkpoint import Checkpoints, Damaged
+from cnn_jax.runs.environment import imported_scripts
 from cnn_jax.runs.json_files import write_json
 from cnn_jax.trained import load_experiment, restore
 
@@ -116,12 +118,37 @@ def test_an_edited_receipt_is_said_where_the_run_is_opened(
     assert line.startswith(f"warning: {run} is not as it was trained: ") and f"{name} was" in line
 
 
+WRONG: dict[str, Callable[[dict], object]] = {
+    "no options": lambda config: config.update(options={}),
+    "no object": lambda config: config.update(continued=[1]),
+    "a process without options": lambda config: config.update(continued=[{}]),
+    "no dataset": lambda config: config.update(dataset={}),
+    "a batch size in words": lambda config: config["config"].update(batch_size="x"),
+    "other seeds": lambda config: config.update(several={"foo": 1}),
+    "seeds in words": lambda config: config.update(several={"seeds": "x", "sweep": None}),
+    "a batch of evaluation in words": lambda config: config["options"].update(eval_batch_size="x"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_receipt_of_wrong_types_is_refused(name: str, run: Path) -> None:
+    change(run / "config.json", WRONG[name])
+    with pytest.raises(UserError, match="config.json is damaged"):
+        runs.describe(run)
+
+
+def test_a_receipt_of_another_version_is_not_only_called_damaged(run: Path) -> None:
+    change(run / "config.json", lambda config: config.pop("origin"))
+    with pytest.raises(UserError, match="of another version of this package: it has no origin"):
+        runs.describe(run)
+
+
 def test_an_edited_script_is_said_where_the_run_is_opened(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = run / "experiment.py"
     script.write_text(script.read_text() + "# edited\n")
-    trust.remember(script)
+    trust.remember(script, script.parent)
     evaluate_run(run)
     assert "experiment.py has changed" in capsys.readouterr().err
 
@@ -216,6 +243,53 @@ def test_a_run_of_a_script_that_imports_its_neighbour(
     evaluate_run(run)
     said = capsys.readouterr().err
     assert "parts_of_mine, which experiment.py imports, has changed" in said
+
+
+def test_the_files_of_packages_are_scripts_that_a_script_imports(tmp_path: Path) -> None:
+    """Whatever the encoding of the files, and however they name each other."""
+    files = {
+        "mine.py": "\N{ZERO WIDTH NO-BREAK SPACE}import parts.deep.nets\nimport parts_of_c3",
+        "parts/__init__.py": "from . import rates\nfrom .deep import *",
+        "parts/rates.py": "",
+        "parts/deep/__init__.py": "from ..losses import loss",
+        "parts/deep/nets.py": "",
+        "parts/losses.py": "import absent",
+        "parts_of_c3.py": "print 'not of this version'",
+        "unused.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "parts" / "rates.py").write_bytes(b"# coding: latin-1\n# \xe9\nimport unused")
+    names = ["", ".deep", ".deep.nets", ".losses", ".rates"]
+    assert list(imported_scripts(tmp_path / "mine.py")) == [
+        *(f"parts{name}" for name in names),
+        "parts_of_c3",
+        "unused",
+    ]
+
+
+def test_a_folder_that_a_receipt_names_is_not_searched_unless_it_is_trusted(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = tmp_path / "evil"
+    change(run / "config.json", lambda config: config.update(origin=str(evil / "tiny.py")))
+    load_experiment(run)
+    assert str(evil) not in sys.path
+    trust_scripts(True, [run])
+    load_experiment(run)
+    assert str(evil) in sys.path
+    sys.path.remove(str(evil))
+
+
+def test_trust_that_cannot_be_noted_holds_for_this_process(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/proc/nothing")
+    with pytest.raises(UserError, match="--trust"):
+        load_experiment(run)
+    trust_scripts(True, [run])
+    load_experiment(run)
 
 
 def test_a_strangers_script_is_not_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -108,13 +108,19 @@ def trust_scripts(trust: bool, targets: Sequence[Path]) -> None:
     """Let the scripts of run folders, or of records, be executed from now on, if `trust` says so.
 
     Raises:
-        UserError: there is no such script, or that cannot be noted.
+        UserError: that cannot be noted.
     """
     for script in [script_of(target) for target in targets if trust]:
         try:
             remember(script)
         except (OSError, RuntimeError) as error:
-            raise UserError(f"--trust: {script} cannot be noted as trusted: {error}") from error
+            if isinstance(error, OSError) and error.filename == str(script):
+                continue  # opening the run says what is wrong with it
+            reason = error.strerror if isinstance(error, OSError) else "there is no home"
+            raise UserError(
+                f"--trust: {script} cannot be noted as trusted ({reason}): set XDG_STATE_HOME to a "
+                "folder that you can write"
+            ) from error
 
 
 def layer_table(rows: Mapping[str, Sequence[str]], *columns: str) -> Table:

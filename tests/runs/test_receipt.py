@@ -230,6 +230,21 @@ def test_a_strangers_script_is_not_run(run: Path, capsys: pytest.CaptureFixture[
     load_experiment(run)  # from then on it is trusted
 
 
+@pytest.mark.parametrize("state", ["", "/dev/null"])
+def test_trust_that_cannot_be_noted_says_where_it_would_be(
+    run: Path, state: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", state)
+    monkeypatch.setenv("HOME", "/dev/null")
+    programs.assert_refused(["evaluate", str(run), "--trust"], "set XDG_STATE_HOME to", capsys)
+
+
+def test_trust_in_what_is_no_run_is_refused_as_without_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    programs.assert_refused(["evaluate", str(tmp_path), "--trust"], "is not a run folder", capsys)
+
+
 def test_a_script_of_this_installation_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "/nowhere")
     trust.check(trust.EXPERIMENTS / "lenet5_digits.py")

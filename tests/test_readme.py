@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faults import faults
+from faults import faults, mutations
 from PIL import Image
 
 from cnn_jax import __main__ as program
@@ -141,6 +141,16 @@ def test_the_fault_table_is_that_of_the_record():
     trials = [row for row in record["damages"] if row.keys() <= {"damage", *faults.GOOD}]
     assert sum(row[name] for row in trials for name in row if name != "damage") >= 100
     assert len(trials) == len(record["damages"])
+
+
+def test_the_table_of_mutations_is_that_of_the_record():
+    record = json.loads((ladder.RECORDS / "mutations.json").read_text())
+    text = (ROOT / "docs" / "reproducing.md").read_text()
+    table = mutations.table(record)
+    assert f"results/mutations.json -->\n{table}<!-- end of the mutations -->" in text
+    counts = [row.get(outcome, 0) for row in record["trials"] for outcome in mutations.OUTCOMES]
+    bad = [row.get(outcome, 0) for row in record["trials"] for outcome in mutations.OUTCOMES[3:]]
+    assert sum(counts) >= 300 and sum(bad) == 0 and record["notable"] == []
 
 
 def test_the_tables_of_shifts_are_those_of_the_records():

@@ -17,8 +17,7 @@ _SUFFIXES = (".jpg", ".jpeg", ".png")
 _SPLITS = ("train", "val", "valid", "validation", "test")  # their usual names
 _TARS = (".tar", ".tar.gz", ".tgz")
 _EXPECTED = (
-    "expected SPLIT/CLASS/*.jpg, *.jpeg or *.png with a split called train, "
-    "in a folder, in .tar or .tgz files in a folder, or in one such file"
+    "expected train/CLASS/NAME.jpg or .png, and so for each split, in a folder, a tar or several"
 )
 
 
@@ -124,10 +123,12 @@ def _photos_in(container: Path, members: _Members, around: int) -> Iterator[Phot
                 irregular.append(str(photo))
             yield photo
         elif is_photo:
-            where = "in the wrong place"
             if len(parts) == 2 and (parts[0] in _SPLITS or splits & {*_SPLITS} - {parts[0]}):
-                where += f": class folders are missing in {parts[0]!r}"
-            raise UserError(f"{shown(member)} in {container} is {where}; {_EXPECTED}")
+                raise UserError(
+                    f"{shown(member)} in {container}: class folders are missing in {parts[0]!r}, "
+                    f"expected {shown('/'.join((parts[0], 'CLASS', parts[1])))}"
+                )
+            raise UserError(f"{shown(member)} in {container} is in the wrong place; {_EXPECTED}")
         elif len(parts) == 2 and member in members.irregular:  # in a tar, a link to a class folder
             irregular.append(f"{member} in {container}")
     if irregular:

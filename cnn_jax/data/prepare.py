@@ -8,6 +8,7 @@ import io
 import itertools
 import os
 import re
+import sys
 import tempfile
 import threading
 import urllib.error
@@ -97,7 +98,7 @@ def _prepare_embedded(root: Path) -> None:
     """Prepare "digits" silently: it takes a second, and nobody has asked for it."""
     from cnn_jax.data import builders
 
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with contextlib.redirect_stderr(io.StringIO()):
         _generate(builders.Digits, read.EMBEDDED, root)
 
 
@@ -214,9 +215,11 @@ def _generate(
             extract_dir=downloads / "extracted" / name,
             try_download_gcs=False,
         )
+        tfds.display_progress_bar(sys.stderr.isatty())  # elsewhere it fills a log
         try:
             builder = make_builder(data_dir=root, file_format="array_record")
-            builder.download_and_prepare(download_dir=downloads, download_config=config)
+            with contextlib.redirect_stdout(io.StringIO()):  # what is prepared, we say ourselves
+                builder.download_and_prepare(download_dir=downloads, download_config=config)
         except (DownloadError, NonMatchingChecksumError) as error:
             raise UserError(f"the download of {name!r} failed: {message(error)}") from error
         except AssertionError as error:  # from TFDS's own builders, for missing files

@@ -304,6 +304,12 @@ def test_a_strangers_script_is_not_run(run: Path, capsys: pytest.CaptureFixture[
     load_experiment(run)  # from then on it is trusted
 
 
+def test_trust_in_what_is_no_run_is_refused_as_without_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    programs.assert_refused(["evaluate", str(tmp_path), "--trust"], "is not a run folder", capsys)
+
+
 def test_a_script_of_this_installation_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "/nowhere")
     trust.check(trust.EXPERIMENTS / "lenet5_digits.py")

@@ -186,7 +186,7 @@ def changed_imports(imports: Mapping[str, str]) -> list[str]:
     phrases = []
     for name, sha256 in imports.items():
         source = getattr(sys.modules.get(name), "__file__", None)
-        if source is not None and _file_sha256(Path(source)) != sha256:
+        if source is not None and file_sha256(Path(source)) != sha256:
             phrases.append(f"{name}, which experiment.py imports, has changed")
     return phrases
 
@@ -221,7 +221,8 @@ def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _file_sha256(path: Path) -> str | None:
+def file_sha256(path: Path) -> str | None:
+    """The SHA-256 of a file; None if it cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:

@@ -106,7 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             run = functools.partial(run, flags=others)
         else:
             refuse_unknown(commands, arguments, others)
-        if run.func not in (data_command, plot):
+        # `reproduce` first makes the settings that a run had, which devices read as they start.
+        if run.func not in (data_command, plot, reproduce):
             check_devices()
         raise_file_limit()
         with usual_promotion():

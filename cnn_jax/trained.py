@@ -118,6 +118,8 @@ def _read(checkpoints: Checkpoints, step: Step, like: Any) -> tuple[int, Any, di
 def describe_data(experiment: Experiment) -> dict[str, Any]:
     """The entry of an experiment's data in a receipt. Raises UserError for an unknown split."""
     data = experiment.dataset
+    stored = {split for split, _, _ in data.open(experiment.train_split).ranges}
+    content = content_sha256(data, experiment.train_split) if stored != {"train"} else None
     return {
         "name": data.name,
         "version": data.version,
@@ -128,6 +130,7 @@ def describe_data(experiment: Experiment) -> dict[str, Any]:
         "classes": list(data.class_names),
         "mean": list(data.mean),
         "std": list(data.std),
+        **({"train_sha256": content} if content else {}),  # of the split that is trained on
     }
 
 

@@ -53,6 +53,7 @@ def reproduce(
     """
     if target.is_dir() and not retrain:
         return [_evaluate_again(target, data_dir)]
+    process.check_devices()
     record = {} if target.is_dir() else _read_record(target)
     if scratch is None:
         raise UserError("training again needs a folder to train in: --workdir DIR")
@@ -99,6 +100,7 @@ def _evaluate_again(folder: Path, data_dir: Path | None) -> Comparison:
     last = runs.last_process(content)
     if last["options"].get("deterministic"):
         process.choose_deterministic_kernels()
+    process.check_devices()
     changes = differences(last["environment"], environment())
     comparison = Comparison(str(folder), changes, EVALUATED if changes else 0.0)
     restored = _compare_folder(comparison, folder, content, result, data_dir)

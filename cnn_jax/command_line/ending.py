@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cnn_jax.errors import Stopped, UserError
-from cnn_jax.errors.machine_limits import chain, limit_reached
+from cnn_jax.errors.machine_limits import chain, limit_reached, out_of_place
 from cnn_jax.errors.wording import one_line
 from cnn_jax.runs.checkpoint import quieten_orbax
 
@@ -47,7 +47,8 @@ def exit_on_user_error() -> Iterator[None]:
         if any(isinstance(e, BrokenPipeError) for e in chain(error)) and (ended or _nobody_reads()):
             _drop_output()
             raise SystemExit(128 + signal.SIGPIPE) from None
-        text = str(error) if isinstance(error, UserError) else limit_reached(error)
+        limit = limit_reached(error) or out_of_place(error)
+        text = str(error) if isinstance(error, UserError) else limit
         if ended or not text:
             raise
         print(f"error: {one_line(text)}", file=sys.stderr, flush=True)

@@ -2,7 +2,7 @@
 
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cnn_jax.errors import UserError
@@ -24,10 +24,24 @@ LIMITS = {  # by errno; the braces stand for a file
     errno.EIO: "{} cannot be read or written: the disk or the network failed",
 }
 
+OUT_OF_PLACE = {  # by errno: what lies where something else belongs
+    errno.EISDIR: "{} is a folder where a file belongs: move it away",
+    errno.EEXIST: "{} is in the way: move it away",
+    errno.ENOTDIR: "{} cannot be read or written, since a part of its path is a file: move it away",
+}
+
 
 def limit_reached(error: BaseException) -> str:
     """Describe the limit that an error, or one that led to it, is about; empty if it is none."""
     return next(filter(None, map(_limit, chain(error))), "")
+
+
+def out_of_place(error: BaseException) -> str:
+    """Describe the file or folder that an error is about and that lies where another belongs;
+    empty if it is about none.
+    """
+    numbered = [e for e in chain(error) if isinstance(e, OSError) and e.errno in OUT_OF_PLACE]
+    return _said(OUT_OF_PLACE, numbered[0], numbered[0].errno) if numbered else ""
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
@@ -60,8 +74,7 @@ def _limit(error: BaseException) -> str:
     if number is None and "No space left on device" in text:
         number = errno.ENOSPC
     if number in LIMITS:
-        name = str(getattr(error, "filename", None) or "a file")
-        return LIMITS[number].format(name if len(name) < 200 else f"{name[:100]}...")
+        return _said(LIMITS, error, number)
     if number == errno.ENOMEM or isinstance(error, MemoryError) or _is_of_xlas_memory(text):
         told = f" ({message(error)[:160]})" if text else ""
         return (
@@ -71,6 +84,11 @@ def _limit(error: BaseException) -> str:
     if isinstance(error, RuntimeError) and "can't start new thread" in text:
         return "no more threads can be started: raise the limits (ulimit -u and -v)"
     return ""
+
+
+def _said(sentences: Mapping[int, str], error: BaseException, number: int | None) -> str:
+    name = str(getattr(error, "filename", None) or "a file")
+    return sentences[number or 0].format(name if len(name) < 200 else f"{name[:100]}...")
 
 
 def _is_of_xlas_memory(text: str) -> bool:

@@ -97,8 +97,12 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def best(self) -> int | None:
-        """The step with the highest metric, the last of equals; None if no step has that metric."""
-        scored = [(score, n) for n in self.steps() if (score := self._score(n)) is not None]
+        """The step with the highest metric, the last of equals; None if no step has that metric.
+
+        NaN is no metric, which would be the highest or not as it is compared with others.
+        """
+        scores = [(self._score(n), n) for n in self.steps()]
+        scored = [(score, n) for score, n in scores if score is not None and score == score]
         return max(scored)[1] if scored else None
 
     def steps(self) -> list[int]:

@@ -15,6 +15,7 @@ import errno
 import fcntl
 import hashlib
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -27,7 +28,7 @@ from typing import IO, Any, get_type_hints
 from cnn_jax.errors import UserError, warn
 from cnn_jax.errors.wording import brief, contrast, message
 from cnn_jax.runs import trust
-from cnn_jax.runs.environment import differences, environment, imported_scripts
+from cnn_jax.runs.environment import differences, environment, file_sha256, imported_scripts
 from cnn_jax.runs.json_files import write_json
 from cnn_jax.runs.receipt import (
     CONTENT,
@@ -148,14 +149,25 @@ def _begin(folder: Path, content: Mapping[str, Any], step: int) -> None:
     if saved["config"] != content["config"]:
         updated["config"] = content["config"]
         updated["overridden"] = [*saved["overridden"], saved["config"]]
-        if result.exists():  # the run had ended
-            result.rename(folder / f"result-{len(updated['overridden'])}.json")
+    # The run had ended, and goes on; or the checkpoints that the result was of are gone.
+    if result.exists() and (saved["config"] != content["config"] or step < _step_of(result)):
+        numbers = itertools.count(1)
+        unused = (folder / f"result-{number}.json" for number in numbers)
+        result.rename(next(path for path in unused if not path.exists()))
     process = {name: content[name] for name in ("options", "environment")}
     # A process that finds the run ended computes nothing that anybody keeps.
     if process_changes(last_process(saved), process) and not result.exists():
         updated["continued"] = [*saved["continued"], {"step": step, **process}]
     if updated != saved:
         _write_config(folder, updated)
+
+
+def _step_of(result: Path) -> int:
+    """The step that a result is of, 0 if it is damaged."""
+    try:
+        return int(json.loads(result.read_bytes())["step"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return 0
 
 
 def _write_config(folder: Path, content: dict[str, Any]) -> None:
@@ -223,10 +235,26 @@ def load(folder: Path) -> tuple[Callable[..., Any], Any, Path | None]:
     except Exception as error:  # whatever a script may raise
         reason = f"{type(error).__name__}: {message(error)}"
         raise UserError(f"{script} cannot be loaded here: {reason}") from error
+    if shadowed := _shadowed(content["imports"], origin):
+        raise UserError(
+            f"{folder} needs {shadowed[0]}, and this process has {shadowed[1]} under that name: "
+            "open the runs one at a time, from another folder"
+        )
     if wrong := _mistyped(config, module.Config):
         raise UserError(f"{folder / 'config.json'} is damaged: {wrong}")
     data_dir = content["options"]["data_dir"]
     return build, config, None if data_dir is None else Path(data_dir)
+
+
+def _shadowed(imports: Mapping[str, str], origin: Path) -> tuple[Path, str] | None:
+    """A file that the script of a run needs, and that is there, with the file in its place."""
+    for name, sha256 in imports.items():
+        loaded = getattr(sys.modules.get(name), "__file__", None)
+        stem = origin / name.replace(".", "/")
+        for needed in (stem / "__init__.py", Path(f"{stem}.py")):
+            if loaded and file_sha256(needed) == sha256 != file_sha256(Path(loaded)):
+                return needed, loaded
+    return None
 
 
 def _mistyped(config: Any, config_class: type[Any]) -> str:

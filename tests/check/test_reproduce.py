@@ -62,6 +62,22 @@ def test_the_command_prints_the_verdict_and_exits_with_it(
     assert not said["match"] and ["accuracy", 0.5] in [row[:2] for row in said["rows"]]
 
 
+def test_the_kernels_of_a_run_are_chosen_before_devices_are(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(run / "config.json", lambda config: config["options"].update(deterministic=True))
+    done: list[str] = []
+    for module, name in (
+        (program, "check_devices"),
+        (checks.process, "check_devices"),
+        (checks.process, "choose_deterministic_kernels"),
+    ):
+        monkeypatch.setattr(module, name, lambda name=name: done.append(name))
+    with pytest.raises(SystemExit):
+        program.main(["reproduce", str(run)])  # the receipt was edited
+    assert done == ["choose_deterministic_kernels", "check_devices"]
+
+
 def test_one_bit_of_the_parameters_is_a_mismatch(run: Path) -> None:
     """Saved anew with its own checksum, so that only the comparison with the receipt can tell."""
     build, config, data_dir = runs.load(run)

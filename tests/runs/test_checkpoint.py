@@ -174,6 +174,11 @@ def test_the_last_ones_and_the_best_are_kept(checkpoints: Checkpoints) -> None:
     assert (checkpoints.best(), checkpoints.latest()) == (20, 50)
 
 
+def test_a_metric_that_is_no_number_is_not_the_best(checkpoints: Checkpoints) -> None:
+    save_some(checkpoints, {10: float("nan"), 20: 0.5, 30: float("nan"), 40: 0.4, 50: 0.3})
+    assert checkpoints.best() == 20 and checkpoints.steps() == [20, 40, 50]
+
+
 def test_the_best_survives_a_restart(checkpoints: Checkpoints) -> None:
     save_some(checkpoints, {10: 0.9, 20: 0.5})
     checkpoints.close()

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -10,8 +11,10 @@ import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import programs
 import pytest
 import tiny
@@ -20,13 +23,14 @@ from cnn_jax import __main__ as program
 from cnn_jax import runs, trained
 from cnn_jax.check.reproduce import reproduce
 from cnn_jax.commands.arguments import trust_scripts
+from cnn_jax.data.datasets import array_dataset
 from cnn_jax.errors import UserError
 from cnn_jax.evaluate.exact import evaluate_run
 from cnn_jax.runs import trust
 from cnn_jax.runs.checkpoint import Checkpoints, Damaged
 from cnn_jax.runs.environment import imported_scripts
 from cnn_jax.runs.json_files import write_json
-from cnn_jax.trained import load_experiment, restore
+from cnn_jax.trained import describe_data, load_experiment, restore
 
 SCRIPT = Path(tiny.__file__)
 
@@ -243,6 +247,45 @@ def test_a_run_of_a_script_that_imports_its_neighbour(
     evaluate_run(run)
     said = capsys.readouterr().err
     assert "parts_of_mine, which experiment.py imports, has changed" in said
+
+
+def test_another_file_of_the_same_name_is_not_taken_for_the_one_that_a_run_needs(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where two runs are opened whose scripts import different files of one name."""
+    mine, other = tmp_path / "mine", tmp_path / "other.py"
+    mine.mkdir()
+    (mine / "parts_of_two.py").write_text("RATE = 0.1")
+    other.write_text("RATE = 0.2")
+    imports = {"parts_of_two": hashlib.sha256(b"RATE = 0.1").hexdigest()}
+    change(run / "config.json", lambda c: c.update(imports=imports, origin=str(mine / "tiny.py")))
+    monkeypatch.setitem(sys.modules, "parts_of_two", SimpleNamespace(__file__=str(other)))
+    with pytest.raises(UserError, match="one at a time"):
+        load_experiment(run)
+    other.write_text("RATE = 0.1")
+    load_experiment(run)
+
+
+def test_the_content_of_any_split_that_is_trained_on_is_in_the_receipt() -> None:
+    examples = np.zeros((4, 2, 2, 1), np.uint8), np.array([0, 1, 0, 1])
+    others = np.ones_like(examples[0]), examples[1]
+
+    def described(split: str, extra: Any) -> dict[str, Any]:
+        data = array_dataset("x", {"train": examples, "extra": extra}, ["a", "b"])
+        experiment: Any = SimpleNamespace(dataset=data, train_split=split, eval_split="train")
+        return describe_data(experiment)
+
+    for split in ("extra", "train+extra", "extra[:2]"):
+        assert described(split, examples) != described(split, others)
+    assert described("train[:2]", examples) == described("train[:2]", others)
+
+
+def test_a_result_whose_checkpoints_are_gone_makes_place_for_the_new_one(run: Path) -> None:
+    shutil.rmtree(run / "checkpoints")
+    programs.train_tiny(run, "--keep", 2)
+    (comparison,) = reproduce(run)
+    assert comparison.matches
+    assert (run / "result-1.json").exists()
 
 
 def test_the_files_of_packages_are_scripts_that_a_script_imports(tmp_path: Path) -> None:

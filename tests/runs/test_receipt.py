@@ -3,7 +3,6 @@
 import dataclasses
 import errno
 import fcntl
-import json
 import os
 import shutil
 import stat
@@ -23,7 +22,6 @@ from cnn_jax.errors import UserError
 from cnn_jax.evaluate.exact import evaluate_run
 from cnn_jax.runs import trust
 from cnn_jax.runs.checkpoint import Checkpoints, Damaged
-from cnn_jax.runs.json_files import write_json
 from cnn_jax.trained import load_experiment, restore
 
 SCRIPT = Path(tiny.__file__)
@@ -43,12 +41,6 @@ def other_seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def content(folder: Path) -> dict[Path, bytes]:
     return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
-
-
-def change(path: Path, edit: Callable[[dict], object]) -> None:
-    described = json.loads(path.read_text())
-    edit(described)
-    write_json(path, described)
 
 
 def resume_refused(run: Path, message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,7 +102,7 @@ EDITS: dict[str, Callable[[dict], object]] = {
 def test_an_edited_receipt_is_said_where_the_run_is_opened(
     name: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change(run / "config.json", EDITS[name])
+    programs.edit_json(run / "config.json", EDITS[name])
     evaluate_run(run)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: {run} is not as it was trained: ") and f"{name} was" in line

@@ -52,7 +52,7 @@ def train(
     with _open_checkpoints(experiment, folder, options) as checkpoints:
         first_step, state, metrics_jsonl = _restore_or_init(experiment, folder, checkpoints)
         begin(first_step)
-        receipt = runs.receipt(folder, experiment.seed, options)
+        receipt = runs.checkpoint_receipt(folder, experiment.seed, options)
         if first_step == 0:
             state = _before_epoch(experiment, state, evaluate)
         placed = _place(experiment, train_feed, cadence.blocks(first_step), options.accumulate)

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import json
 import multiprocessing
 import os
 import runpy
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from cnn_jax import cli
 from cnn_jax.devices import parallel
 from cnn_jax.runs.arrays import to_stored
 from cnn_jax.runs.checkpoint import Checkpoints
+from cnn_jax.runs.json_files import write_json
 from cnn_jax.trained import restore
 
 ROOT = Path(__file__).parents[1]
@@ -178,6 +180,13 @@ def assert_close(
     assert one.keys() == other.keys()
     for name in one:
         np.testing.assert_allclose(one[name], other[name], tolerance, tolerance, err_msg=name)
+
+
+def edit_json(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Change the content of a JSON file."""
+    content = json.loads(path.read_text())
+    edit(content)
+    write_json(path, content)
 
 
 def assert_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

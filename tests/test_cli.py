@@ -20,7 +20,7 @@ from cnn_jax.check.reproduce import reproduce
 from cnn_jax.data import array_dataset, content_sha256
 from cnn_jax.errors import UserError
 from cnn_jax.options import Options
-from cnn_jax.runs import environment as receipt
+from cnn_jax.runs.environment import ROOTS, imported_scripts
 from cnn_jax.seeds import Several
 from experiments import lenet5_fashion_mnist, lenet5_mnist
 
@@ -207,7 +207,7 @@ def test_a_recipe_that_changed_in_another_script_is_another_run(
         "import json\nfrom deeper import x\nfrom experiments import lenet5_fashion_mnist\n"
     )
     script.write_text("import tiny\n\nfrom recipe import x\n")
-    named = receipt.imported_scripts(script)
+    named = imported_scripts(script)
     fashion = {f"experiments.lenet5_{x}mnist" for x in ("fashion_", "")} | {"experiments"}
     assert named.keys() == {"recipe", "deeper"} | fashion
     run, described = (
@@ -241,7 +241,7 @@ def test_a_run_says_what_it_was_made_of(tiny_run: Path) -> None:
         "std": list(data.std),
     }
     assert described["environment"]["devices"] == jax.device_count()
-    assert described["environment"]["packages"].keys() >= set(receipt.ROOTS)
+    assert described["environment"]["packages"].keys() >= set(ROOTS)
 
 
 def test_the_default_folder_follows_config_and_script(tmp_path: Path) -> None:

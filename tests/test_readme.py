@@ -13,7 +13,7 @@ from faults import faults, mutations
 from PIL import Image
 
 from cnn_jax import __main__ as program
-from cnn_jax.runs import receipt
+from cnn_jax.runs.receipt import CONTENT
 from experiments import ladder
 from experiments.bench import shift
 from experiments.tools import report, reproductions
@@ -334,7 +334,7 @@ def fake_run(
     folder.mkdir()
     environment = {"platform": "cpu", "device": "cpu", "devices": 1, "cores": 2}
     config = {"seed": seed, "epochs": epochs}
-    described = {name: kind() for name, kind in receipt.CONTENT.items()}
+    described = {name: kind() for name, kind in CONTENT.items()}
     described |= {"experiment": "fake", "config": config, "environment": environment}
     described["options"] = {"log_every": 5, "workdir": str(folder)}
     (folder / "config.json").write_text(json.dumps(described))

@@ -13,6 +13,7 @@ from cnn_jax.runs.folder import (
 )
 from cnn_jax.runs.receipt import (
     changed_imports,
+    checkpoint_receipt,
     chosen,
     continuations,
     departures,
@@ -22,7 +23,6 @@ from cnn_jax.runs.receipt import (
     identity_changes,
     last_process,
     process_changes,
-    receipt,
     script_text,
 )
 from cnn_jax.runs.settings import flags, to_json
@@ -30,6 +30,7 @@ from cnn_jax.runs.settings import flags, to_json
 __all__ = [
     "changed_imports",
     "check",
+    "checkpoint_receipt",
     "chosen",
     "claim",
     "command",
@@ -46,7 +47,6 @@ __all__ = [
     "last_process",
     "load",
     "process_changes",
-    "receipt",
     "script_text",
     "search_path",
     "steps_per_epoch",

@@ -252,7 +252,9 @@ def _shadowed(imports: Mapping[str, str], origin: Path) -> tuple[Path, str] | No
         loaded = getattr(sys.modules.get(name), "__file__", None)
         stem = origin / name.replace(".", "/")
         for needed in (stem / "__init__.py", Path(f"{stem}.py")):
-            if loaded and file_sha256(needed) == sha256 != file_sha256(Path(loaded)):
+            if not (loaded and needed.is_file() and Path(loaded).is_file()):
+                continue
+            if file_sha256(needed) == sha256 != file_sha256(Path(loaded)):
                 return needed, loaded
     return None
 

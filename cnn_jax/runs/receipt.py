@@ -92,7 +92,7 @@ def finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise UserError(f"{folder} is not finished: it has no result.json") from error
 
 
-def receipt(folder: Path, seed: int, options: Any) -> dict[str, Any]:
+def checkpoint_receipt(folder: Path, seed: int, options: Any) -> dict[str, Any]:
     """The copy of the receipt that each checkpoint of the run in `folder` carries.
 
     Args:

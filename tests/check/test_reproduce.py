@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from programs import edit_json
 
 from cnn_jax import __main__ as program
 from cnn_jax import runs
@@ -18,8 +19,7 @@ from cnn_jax.check import reproduce as checks
 from cnn_jax.check.comparison import EVALUATED, RETRAINED, Comparison, means, standard_error
 from cnn_jax.check.reproduce import reproduce
 from cnn_jax.errors import UserError
-from cnn_jax.runs import environment as receipt
-from cnn_jax.runs import trust
+from cnn_jax.runs import environment, trust
 from cnn_jax.runs.checkpoint import Checkpoints
 from cnn_jax.runs.json_files import write_json
 from cnn_jax.step import init_state
@@ -35,18 +35,12 @@ def rows(run: Path) -> dict[str, bool]:
     return {row.name: row.matches for row in comparison.rows}
 
 
-def change(path: Path, edit: Callable[[dict], object]) -> None:
-    content = json.loads(path.read_text())
-    edit(content)
-    write_json(path, content)
-
-
 def test_an_untouched_run_matches_to_the_last_bit(run: Path) -> None:
-    (found,) = reproduce(run)
-    assert found.matches and not found.differences and found.tolerance == 0
+    (comparison,) = reproduce(run)
+    assert comparison.matches and not comparison.differences and comparison.tolerance == 0
     named = {"training data sha256", "evaluation data sha256", "receipt", "parameters sha256"}
     named |= {"metrics.jsonl"}
-    assert {name for name, *_ in found.rows} >= named | {"loss", "accuracy", "top5", "count"}
+    assert {name for name, *_ in comparison.rows} >= named | {"loss", "accuracy", "top5", "count"}
 
 
 def test_the_command_prints_the_verdict_and_exits_with_it(
@@ -54,7 +48,7 @@ def test_the_command_prints_the_verdict_and_exits_with_it(
 ) -> None:
     program.main(["reproduce", str(run)])
     assert capsys.readouterr().out.splitlines()[-1] == "match"
-    change(run / "result.json", lambda result: result.update(accuracy=0.5))
+    edit_json(run / "result.json", lambda result: result.update(accuracy=0.5))
     with pytest.raises(SystemExit) as ended:
         program.main(["reproduce", str(run), "--json"])
     assert ended.value.code == 1
@@ -65,7 +59,9 @@ def test_the_command_prints_the_verdict_and_exits_with_it(
 def test_the_kernels_of_a_run_are_chosen_before_devices_are(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    change(run / "config.json", lambda config: config["options"].update(deterministic=True))
+    programs.edit_json(
+        run / "config.json", lambda config: config["options"].update(deterministic=True)
+    )
     done: list[str] = []
     for module, name in (
         (program, "check_devices"),
@@ -116,7 +112,7 @@ def test_an_edited_script_or_other_data_is_a_mismatch(run: Path) -> None:
     matching = rows(run)
     assert not matching["receipt"] and matching["loss"] and matching["training data sha256"]
     other = {"sha256": "0" * 64, "eval_sha256": "1" * 64}
-    change(run / "config.json", lambda content: content["dataset"].update(other))
+    edit_json(run / "config.json", lambda content: content["dataset"].update(other))
     matching = rows(run)
     assert not matching["training data sha256"] and not matching["evaluation data sha256"]
 
@@ -136,18 +132,18 @@ EDITS: dict[str, Callable[[dict], object]] = {
 
 @pytest.mark.parametrize("edit", EDITS)
 def test_an_edited_config_is_a_mismatch(edit: str, run: Path) -> None:
-    change(run / "config.json", EDITS[edit])
+    edit_json(run / "config.json", EDITS[edit])
     assert not rows(run)["receipt"]
 
 
 def test_a_count_of_parameters_that_was_edited_is_a_mismatch(run: Path) -> None:
-    change(run / "result.json", lambda result: result.update(parameters=1))
+    programs.edit_json(run / "result.json", lambda result: result.update(parameters=1))
     assert not rows(run)["parameters"]
 
 
 def test_a_figure_that_is_gone_or_no_number_is_a_mismatch(run: Path) -> None:
-    change(run / "result.json", lambda result: result.pop("top5"))
-    change(run / "result.json", lambda result: result.update(accuracy=str(result["accuracy"])))
+    edit_json(run / "result.json", lambda result: result.pop("top5"))
+    edit_json(run / "result.json", lambda result: result.update(accuracy=str(result["accuracy"])))
     matching = rows(run)
     assert not matching["top5"] and not matching["accuracy"] and matching["loss"]
 
@@ -161,16 +157,16 @@ def test_changed_lines_of_metrics_are_a_mismatch(run: Path) -> None:
 def test_another_environment_is_named_and_has_a_tolerance(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = receipt.environment()
+    now = environment.environment()
     now["packages"] = now["packages"] | {"jax": "99.0"}
     monkeypatch.setattr(checks, "environment", lambda: now | {"cores": 99})
-    change(run / "result.json", lambda result: result.update(loss=result["loss"] + 1e-5))
+    edit_json(run / "result.json", lambda result: result.update(loss=result["loss"] + 1e-5))
     (comparison,) = reproduce(run)
     assert comparison.matches and comparison.tolerance > 0
     cores, version = sorted(comparison.differences)
     assert re.fullmatch(r"cores was \d+, is 99", cores)
     assert re.fullmatch(r"jax was '.*', is '99\.0'", version)
-    change(run / "result.json", lambda result: result.update(loss=result["loss"] + 1e-2))
+    edit_json(run / "result.json", lambda result: result.update(loss=result["loss"] + 1e-2))
     assert not reproduce(run)[0].matches
 
 
@@ -234,16 +230,16 @@ def run_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("run_here")
 def test_training_again_gives_the_same_parameters(run: Path, tmp_path: Path) -> None:
-    (found,) = reproduce(run, retrain=True, scratch=tmp_path / "again")
-    assert found.matches and "parameters sha256" in {name for name, *_ in found.rows}
+    (comparison,) = reproduce(run, retrain=True, scratch=tmp_path / "again")
+    assert comparison.matches and "parameters sha256" in {name for name, *_ in comparison.rows}
 
 
 @pytest.mark.slow
 def test_training_again_with_another_seed_is_a_mismatch(run: Path, tmp_path: Path) -> None:
-    change(run / "config.json", lambda content: content["config"].update(seed=1))
-    (found,) = reproduce(run, retrain=True, scratch=tmp_path / "again")
-    assert not found.matches
-    (row,) = [row for row in found.rows if "largest difference" in row.name]
+    edit_json(run / "config.json", lambda content: content["config"].update(seed=1))
+    (comparison,) = reproduce(run, retrain=True, scratch=tmp_path / "again")
+    assert not comparison.matches
+    (row,) = [row for row in comparison.rows if "largest difference" in row.name]
     assert row.then == 0 and row.now > 0.01
 
 
@@ -258,8 +254,8 @@ def test_a_record_is_trained_again(run: Path, tmp_path: Path) -> None:
     record |= {name: result.pop(name) for name in ("parameters", "step", "split", "count")}
     record |= {"runs": [{"seed": seed, **result}]}
     write_json(results / "tiny.json", record)
-    (found,) = reproduce(results / "tiny.json", scratch=tmp_path / "again")
-    assert found.matches and found.run == "tiny, seed 0"
+    (comparison,) = reproduce(results / "tiny.json", scratch=tmp_path / "again")
+    assert comparison.matches and comparison.run == "tiny, seed 0"
 
 
 RECORDS: list[dict] = [
@@ -324,13 +320,13 @@ def test_what_cannot_be_reproduced_is_said_in_a_line(target: str, message: str, 
 
 def test_the_source_hash_is_of_names_and_contents(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("x = 1")
-    first = receipt.source_sha256(tmp_path)
+    first = environment.source_sha256(tmp_path)
     (tmp_path / "notes.txt").write_text("of no consequence")
-    assert receipt.source_sha256(tmp_path) == first
+    assert environment.source_sha256(tmp_path) == first
     (tmp_path / "a.py").rename(tmp_path / "b.py")
-    second = receipt.source_sha256(tmp_path)
+    second = environment.source_sha256(tmp_path)
     (tmp_path / "b.py").write_text("x = 2")
-    assert len({first, second, receipt.source_sha256(tmp_path)}) == 3
+    assert len({first, second, environment.source_sha256(tmp_path)}) == 3
 
 
 @pytest.mark.parametrize(
@@ -339,10 +335,10 @@ def test_the_source_hash_is_of_names_and_contents(tmp_path: Path) -> None:
 def test_a_setting_that_changes_numbers_is_part_of_the_environment(
     name: str, value: int | None
 ) -> None:
-    now, before = receipt.environment(), jax.config.values[name]
+    now, before = environment.environment(), jax.config.values[name]
     jax.config.update(name, not before if value is None else value)
     try:
-        (difference,) = receipt.differences(now, receipt.environment())
+        (difference,) = environment.differences(now, environment.environment())
     finally:
         jax.config.update(name, before)
     assert difference.startswith(f"{name} was")
@@ -352,9 +348,9 @@ def test_an_environment_is_json_and_does_not_differ_from_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("XLA_FLAGS", "")
-    now = receipt.environment()
-    assert receipt.differences(json.loads(json.dumps(now)), now) == []
+    now = environment.environment()
+    assert environment.differences(json.loads(json.dumps(now)), now) == []
     assert now["packages"]["numpy"] and now["packages"]["jaxlib"]  # needed by what was named
-    assert receipt.differences({**now, "xla_flags": "--other"}, now) == [
+    assert environment.differences({**now, "xla_flags": "--other"}, now) == [
         "xla_flags was '--other', is ''"
     ]

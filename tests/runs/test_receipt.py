@@ -4,7 +4,6 @@ import dataclasses
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 import stat
@@ -29,7 +28,6 @@ from cnn_jax.evaluate.exact import evaluate_run
 from cnn_jax.runs import trust
 from cnn_jax.runs.checkpoint import Checkpoints, Damaged
 from cnn_jax.runs.environment import imported_scripts
-from cnn_jax.runs.json_files import write_json
 from cnn_jax.trained import describe_data, load_experiment, restore
 
 SCRIPT = Path(tiny.__file__)
@@ -49,12 +47,6 @@ def other_seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def content(folder: Path) -> dict[Path, bytes]:
     return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
-
-
-def change(path: Path, edit: Callable[[dict], object]) -> None:
-    described = json.loads(path.read_text())
-    edit(described)
-    write_json(path, described)
 
 
 def resume_refused(run: Path, message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,7 +108,7 @@ EDITS: dict[str, Callable[[dict], object]] = {
 def test_an_edited_receipt_is_said_where_the_run_is_opened(
     name: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change(run / "config.json", EDITS[name])
+    programs.edit_json(run / "config.json", EDITS[name])
     evaluate_run(run)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: {run} is not as it was trained: ") and f"{name} was" in line
@@ -136,13 +128,13 @@ WRONG: dict[str, Callable[[dict], object]] = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_receipt_of_wrong_types_is_refused(name: str, run: Path) -> None:
-    change(run / "config.json", WRONG[name])
+    programs.edit_json(run / "config.json", WRONG[name])
     with pytest.raises(UserError, match="config.json is damaged"):
         runs.describe(run)
 
 
 def test_a_receipt_of_another_version_is_not_only_called_damaged(run: Path) -> None:
-    change(run / "config.json", lambda config: config.pop("origin"))
+    programs.edit_json(run / "config.json", lambda config: config.pop("origin"))
     with pytest.raises(UserError, match="of another version of this package: it has no origin"):
         runs.describe(run)
 
@@ -258,7 +250,9 @@ def test_another_file_of_the_same_name_is_not_taken_for_the_one_that_a_run_needs
     (mine / "parts_of_two.py").write_text("RATE = 0.1")
     other.write_text("RATE = 0.2")
     imports = {"parts_of_two": hashlib.sha256(b"RATE = 0.1").hexdigest()}
-    change(run / "config.json", lambda c: c.update(imports=imports, origin=str(mine / "tiny.py")))
+    programs.edit_json(
+        run / "config.json", lambda c: c.update(imports=imports, origin=str(mine / "tiny.py"))
+    )
     monkeypatch.setitem(sys.modules, "parts_of_two", SimpleNamespace(__file__=str(other)))
     with pytest.raises(UserError, match="one at a time"):
         load_experiment(run)
@@ -316,7 +310,9 @@ def test_a_folder_that_a_receipt_names_is_not_searched_unless_it_is_trusted(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evil = tmp_path / "evil"
-    change(run / "config.json", lambda config: config.update(origin=str(evil / "tiny.py")))
+    programs.edit_json(
+        run / "config.json", lambda config: config.update(origin=str(evil / "tiny.py"))
+    )
     load_experiment(run)
     assert str(evil) not in sys.path
     trust_scripts(True, [run])

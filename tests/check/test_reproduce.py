@@ -59,9 +59,7 @@ def test_the_command_prints_the_verdict_and_exits_with_it(
 def test_the_kernels_of_a_run_are_chosen_before_devices_are(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    programs.edit_json(
-        run / "config.json", lambda config: config["options"].update(deterministic=True)
-    )
+    edit_json(run / "config.json", lambda config: config["options"].update(deterministic=True))
     done: list[str] = []
     for module, name in (
         (program, "check_devices"),
@@ -137,7 +135,7 @@ def test_an_edited_config_is_a_mismatch(edit: str, run: Path) -> None:
 
 
 def test_a_count_of_parameters_that_was_edited_is_a_mismatch(run: Path) -> None:
-    programs.edit_json(run / "result.json", lambda result: result.update(parameters=1))
+    edit_json(run / "result.json", lambda result: result.update(parameters=1))
     assert not rows(run)["parameters"]
 
 

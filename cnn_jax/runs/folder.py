@@ -154,6 +154,8 @@ def _begin(folder: Path, content: Mapping[str, Any], step: int) -> None:
         numbers = itertools.count(1)
         unused = (folder / f"result-{number}.json" for number in numbers)
         result.rename(next(path for path in unused if not path.exists()))
+    if (data_dir := content["options"]["data_dir"]) is not None:  # the same data may have moved
+        updated["options"] = saved["options"] | {"data_dir": data_dir}
     process = {name: content[name] for name in ("options", "environment")}
     # A process that finds the run ended computes nothing that anybody keeps.
     if process_changes(last_process(saved), process) and not result.exists():

@@ -274,6 +274,15 @@ def test_the_content_of_any_split_that_is_trained_on_is_in_the_receipt() -> None
     assert described("train[:2]", examples) == described("train[:2]", others)
 
 
+def test_data_that_have_moved_are_found_where_the_run_went_on_with_them(
+    run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(os.environ["TFDS_DATA_DIR"], tmp_path / "moved")
+    programs.train_tiny(run, "--data-dir", tmp_path / "moved")
+    assert runs.load(run)[2] == tmp_path / "moved"
+    assert runs.describe(run)["continued"] == []  # which changes no number
+
+
 def test_a_result_whose_checkpoints_are_gone_makes_place_for_the_new_one(run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
     programs.train_tiny(run, "--keep", 2)

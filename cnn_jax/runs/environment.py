@@ -84,29 +84,41 @@ def source_sha256(folder: Path = Path(__file__).parents[1]) -> str:
 def imported_scripts(script: Path) -> dict[str, str]:
     """Hash the scripts that a script imports, directly or not: {module: SHA-256}.
 
-    Those are the files beside it or in `experiments/`; a recipe may be another script's. They are
-    read from the text, so that it does not matter what else this process has loaded.
+    Those are the files beside it or in `experiments/`, and the `__init__.py` of their packages if
+    it is not empty; a recipe may be another script's. They are read from the text, so that it does
+    not matter what else this process has loaded.
     """
-    folders, hashes, waiting = (script.parent, Path(__file__).parents[2]), {}, [script]
+    folders, hashes = (script.parent, Path(__file__).parents[2]), {}
+    without_recipe = folders[1] / "experiments" / "__init__.py"
+    waiting = [(script, "")]  # files, and the packages that relative imports in them start from
     while waiting:
-        for name in _imported(waiting.pop().read_text(encoding="utf-8")):
-            paths = [folder / f"{name.replace('.', '/')}.py" for folder in folders]
-            path = next(filter(Path.is_file, paths), None)
-            if path is not None and name not in hashes and not name.startswith("cnn_jax."):
-                hashes[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-                waiting.append(path)
+        file, package = waiting.pop()
+        for name in _imported(file.read_text(encoding="utf-8"), package) - hashes.keys():
+            places = [folder / name.replace(".", "/") for folder in folders]
+            files = [path for x in places for path in (x / "__init__.py", x.with_suffix(".py"))]
+            path = next(filter(Path.is_file, files), None)
+            if path is not None and name.split(".")[0] != "cnn_jax":
+                is_package, content = path.name == "__init__.py", path.read_bytes()
+                if path != without_recipe and (content or not is_package):
+                    hashes[name] = hashlib.sha256(content).hexdigest()
+                    waiting.append((path, name if is_package else name.rpartition(".")[0]))
     return dict(sorted(hashes.items()))
 
 
-def _imported(source: str) -> set[str]:
-    """The names that a source text imports; not all need be modules."""
-    names = set()
+def _imported(source: str, package: str) -> set[str]:
+    """The names that a source text in a package imports, with the packages that they lie in; not
+    all need be modules.
+    """
+    names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+        elif isinstance(node, ast.ImportFrom):
+            around = package.split(".")[: 1 - node.level or None] if node.level else []
+            module = ".".join(filter(None, (*around, node.module)))
+            names |= {module} | {f"{module}.{alias.name}".lstrip(".") for alias in node.names}
+    parts = [name.split(".") for name in names if name]
+    return {".".join(part[:end]) for part in parts for end in range(1, len(part) + 1)}
 
 
 @cache  # asked for several times by a process, and a fifth of a small network's start

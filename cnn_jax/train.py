@@ -234,8 +234,9 @@ def _opening_line(experiment: Experiment, feed: feeds.Feed, first_step: int) -> 
     devices = parallel.devices()
     start = f"resuming at step {first_step}" if first_step else "starting"
     times = f"{experiment.trainings} times " if experiment.members else ""
+    steps = f"{experiment.steps} step{'s' * (experiment.steps != 1)}"
     return (
-        f"{start}: {times}{experiment.steps} steps of {experiment.batch_size} on {len(devices)} "
+        f"{start}: {times}{steps} of {experiment.batch_size} on {len(devices)} "
         f"{devices[0].device_kind} device{'s' * (len(devices) > 1)}; "
         f"{feed.dataset.name} {feed.split} {how}"
     )

@@ -223,6 +223,26 @@ def test_a_recipe_that_changed_in_another_script_is_another_run(
     assert runs.default_folder(script, tiny.Config()) != before
 
 
+def test_the_scripts_of_a_package_are_a_runs_too(tmp_path: Path) -> None:
+    files = {
+        "script.py": "import parts\nfrom parts.deep import noise\nimport empty.parts\n",
+        "parts/__init__.py": "from .scale import SCALE\nfrom . import shift as moved\n",
+        "parts/scale.py": "SCALE = 1.0\n",
+        "parts/shift.py": "",
+        "parts/deep/__init__.py": "",
+        "parts/deep/noise.py": "from ..shift import x\nfrom .. import last\n",
+        "parts/last.py": "x = 1\n",
+        "empty/parts.py": "x = 1\n",  # of a folder that is a package without __init__.py
+        "scale.py": "SCALE = 2.0\n",  # another one
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert receipt.imported_scripts(tmp_path / "script.py").keys() == {
+        "parts", "parts.scale", "parts.shift", "parts.deep.noise", "parts.last", "empty.parts"
+    }  # fmt: skip
+
+
 def test_a_run_says_what_it_was_made_of(tiny_run: Path) -> None:
     described = json.loads((tiny_run / "config.json").read_text())
     assert described["experiment"] == "tiny"

@@ -238,8 +238,9 @@ def test_the_scripts_of_a_package_are_a_runs_too(tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert receipt.imported_scripts(tmp_path / "script.py").keys() == {
-        "parts", "parts.scale", "parts.shift", "parts.deep.noise", "parts.last", "empty.parts"
+    assert imported_scripts(tmp_path / "script.py").keys() == {
+        "parts", "parts.scale", "parts.shift", "parts.deep", "parts.deep.noise", "parts.last",
+        "empty.parts",
     }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """The training loop. Its side effects go through `runs/checkpoint.py` and `runs/journal.py`."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,9 @@ def train(
 ) -> dict[str, Any]:
     """Train to the experiment's last step, from the newest checkpoint in `folder` if there is one.
 
-    `begin` is called with the first step once the run can no longer be refused.
-
-    Returns the exact evaluation of the final parameters, which is also written to `result.json`.
-    Raises UserError if the batch does not divide by the devices or the loss is no longer finite,
-    and Stopped, once a checkpoint is saved, if `stop_asked` is true after a dispatch.
+    Calls `begin` with the first step once nothing can refuse the run any more. Returns the exact
+    evaluation of the final parameters, which is also written to `result.json`. Raises UserError if
+    the loss is no longer finite, and Stopped, with a checkpoint, if `stop_asked` after a dispatch.
     """
     started = time.perf_counter()
     parallel.check_divides(experiment.batch_size, options.accumulate)
@@ -55,13 +53,11 @@ def train(
         receipt = runs.checkpoint_receipt(folder, experiment.seed, options)
         if first_step == 0:
             state = _before_epoch(experiment, state, evaluate)
-        placed = _place(experiment, train_feed, cadence.blocks(first_step), options.accumulate)
+        blocks = _place(experiment, train_feed, cadence, first_step, options.accumulate)
         metrics: Mapping[str, Any] = {}
         done: Array | None = None
-        quiet = not parallel.is_primary()
-        with Record(folder, first_step, experiment.steps, quiet, metrics_jsonl) as record:
+        with _open_record(experiment, folder, first_step, metrics_jsonl) as record:
             record.say(_opening_line(experiment, train_feed, first_step))
-            blocks = zip(cadence.blocks(first_step), placed, strict=True)
             for index, ((start, step), block) in enumerate(blocks):
                 with record.dispatch(start, step):
                     dispatched = advance(state, train_feed.resident, block)
@@ -145,16 +141,23 @@ def _restore_or_init(
     return step, parallel.replicate(state), metrics_jsonl
 
 
+def _open_record(
+    experiment: Experiment, folder: Path, first_step: int, metrics_jsonl: str
+) -> Record:
+    """The metrics files of the run; of several processes, one writes them."""
+    quiet = not parallel.is_primary()
+    return Record(folder, first_step, experiment.steps, quiet, metrics_jsonl)
+
+
 def _place(
-    experiment: Experiment,
-    feed: feeds.Feed,
-    blocks: Iterable[feeds.Block],
-    accumulate: int,
-) -> Iterator[dict[str, Array]]:
+    experiment: Experiment, feed: feeds.Feed, cadence: Cadence, first_step: int, accumulate: int
+) -> Iterator[tuple[feeds.Block, dict[str, Array]]]:
     """Read the training batches of each block ahead of use, and put them on the devices."""
     seed = experiment.members.seeds if experiment.members else experiment.seed
+    blocks = cadence.blocks(first_step)
     items = feeds.training_blocks(feed, seed, experiment.batch_size, blocks, accumulate)
-    return parallel.ahead(items, parallel.share_out)
+    placed = parallel.ahead(items, parallel.share_out)
+    return zip(cadence.blocks(first_step), placed, strict=True)
 
 
 def _log(experiment: Experiment, step: int, state: TrainState, record: Record) -> TrainState:

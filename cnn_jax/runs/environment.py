@@ -37,7 +37,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "packages": dict(_versions()),
-        "source_sha256": source_sha256(),
+        "source_sha256": _source_of_process(),
         "revision": _git_revision(),
         "platform": devices[0].platform,
         "platform_version": " ".join(get_backend().platform_version.split()),
@@ -79,6 +79,11 @@ def source_sha256(folder: Path = Path(__file__).parents[1]) -> str:
         content = path.read_bytes()
         digest.update(f"{path.relative_to(folder).as_posix()} {len(content)}\n".encode() + content)
     return digest.hexdigest()
+
+
+@cache  # files that are edited while a run trains are not what this process has imported
+def _source_of_process() -> str:
+    return source_sha256()
 
 
 def imported_scripts(script: Path) -> dict[str, str]:

@@ -49,10 +49,10 @@ def train(
     evaluate = _make_evaluate(experiment, eval_feed, options.eval_batch_size)
     with _open_checkpoints(experiment, folder, options) as checkpoints:
         first_step, state, metrics_jsonl = _restore_or_init(experiment, folder, checkpoints)
-        begin(first_step)
-        receipt = runs.checkpoint_receipt(folder, experiment.seed, options)
         if first_step == 0:
             state = _before_epoch(experiment, state, evaluate)
+        begin(first_step)
+        receipt = runs.checkpoint_receipt(folder, experiment.seed, options)
         blocks = _place(experiment, train_feed, cadence, first_step, options.accumulate)
         metrics: Mapping[str, Any] = {}
         done: Array | None = None
@@ -79,8 +79,7 @@ def train(
                         if due.checkpoint:
                             record.flush()  # lines before a checkpoint are not written again
                             checkpoints.save(step, state, metrics, receipt, record.metrics_jsonl)
-                if due.stop:
-                    checkpoints.wait()
+                if due.stop:  # the block waits for the checkpoint
                     raise _stopped(step, experiment, folder)
             checkpoints.wait()
             step = max(first_step, cadence.stop)

@@ -208,7 +208,7 @@ def test_a_recipe_that_changed_in_another_script_is_another_run(
     )
     script.write_text("import tiny\n\nfrom recipe import x\n")
     named = imported_scripts(script)
-    fashion = {f"experiments.lenet5_{x}mnist" for x in ("fashion_", "")} | {"experiments"}
+    fashion = {f"experiments.lenet5_{x}mnist" for x in ("fashion_", "")}
     assert named.keys() == {"recipe", "deeper"} | fashion
     run, described = (
         tmp_path / "run",
@@ -431,7 +431,7 @@ def test_a_module_and_a_file_are_the_same_run(
         assert f"run folder: runs/{folder.name}" in capsys.readouterr().out
         receipts.append(json.loads((folder / "config.json").read_text()))
     assert receipts[0] == receipts[1] == receipts[2]
-    assert receipts[0]["imports"].keys() == {"experiments", "experiments.lenet5_mnist"}
+    assert receipts[0]["imports"].keys() == {"experiments.lenet5_mnist"}
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "packages": dict(_versions()),
-        "source_sha256": source_sha256(),
+        "source_sha256": _source_of_process(),
         "revision": _git_revision(),
         "platform": devices[0].platform,
         "platform_version": " ".join(get_backend().platform_version.split()),
@@ -99,6 +99,11 @@ def file_sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@cache  # files that are edited while a run trains are not what this process has imported
+def _source_of_process() -> str:
+    return source_sha256()
+
+
 def imported_scripts(script: Path) -> dict[str, str]:
     """Hash the scripts that a script imports, directly or not: {module: SHA-256}.
 
@@ -116,11 +121,16 @@ def imported_scripts(script: Path) -> dict[str, str]:
                 for file in (f"{stem}/__init__.py", f"{stem}.py")
             ]
             path = next(filter(Path.is_file, files), None)
-            if path is not None and name not in hashes and name.split(".")[0] != "cnn_jax":
+            if path is not None and name not in hashes and not _is_ours(name):
                 hashes[name] = file_sha256(path)
                 package = name if path.name == "__init__.py" else name.rpartition(".")[0]
                 waiting.append((package, path))
     return dict(sorted(hashes.items()))
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a module holds no recipe: those of this package, and the one around our recipes."""
+    return name == "experiments" or name.split(".")[0] == "cnn_jax"
 
 
 def _imported(package: str, path: Path) -> set[str]:

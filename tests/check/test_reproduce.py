@@ -316,6 +316,14 @@ def test_what_cannot_be_reproduced_is_said_in_a_line(target: str, message: str, 
         reproduce(run / target)
 
 
+def test_source_that_is_edited_while_a_run_trains_is_not_what_it_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    began_with = environment.environment()["source_sha256"]
+    monkeypatch.setattr(environment, "source_sha256", lambda: "edited since")
+    assert environment.environment()["source_sha256"] == began_with
+
+
 def test_the_source_hash_is_of_names_and_contents(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("x = 1")
     first = environment.source_sha256(tmp_path)

@@ -48,9 +48,8 @@ def train(
     advance = make_advance(experiment, options.accumulate)
     evaluate = _make_evaluate(experiment, eval_feed, options.eval_batch_size)
     with _open_checkpoints(experiment, folder, options) as checkpoints:
-        first_step, state, metrics_jsonl = _restore_or_init(experiment, folder, checkpoints)
-        if first_step == 0:
-            state = _before_epoch(experiment, state, evaluate)
+        restored = _restore_or_init(experiment, folder, checkpoints, evaluate)
+        first_step, state, metrics_jsonl = restored
         begin(first_step)
         receipt = runs.checkpoint_receipt(folder, experiment.seed, options)
         blocks = _place(experiment, train_feed, cadence, first_step, options.accumulate)
@@ -79,7 +78,8 @@ def train(
                         if due.checkpoint:
                             record.flush()  # lines before a checkpoint are not written again
                             checkpoints.save(step, state, metrics, receipt, record.metrics_jsonl)
-                if due.stop:  # the block waits for the checkpoint
+                if due.stop:
+                    checkpoints.wait()
                     raise _stopped(step, experiment, folder)
             checkpoints.wait()
             step = max(first_step, cadence.stop)
@@ -109,9 +109,9 @@ def _open_checkpoints(experiment: Experiment, folder: Path, options: Options) ->
 
 
 def _restore_or_init(
-    experiment: Experiment, folder: Path, checkpoints: Checkpoints
+    experiment: Experiment, folder: Path, checkpoints: Checkpoints, evaluate: Evaluate
 ) -> tuple[int, TrainState, str]:
-    """The step, state and lines of metrics of the newest whole checkpoint, else the initial state.
+    """The step, state and lines of metrics of the newest whole checkpoint, else those of the start.
 
     Raises:
         UserError: the checkpoints are damaged, of another run, or past the experiment's last step.
@@ -136,8 +136,10 @@ def _restore_or_init(
         raise UserError(
             f"{folder} is at step {step}, past the {experiment.steps} that are asked for"
         )
-    metrics_jsonl = checkpoints.about(step)["metrics_jsonl"] if newest else ""
-    return step, parallel.replicate(state), metrics_jsonl
+    state = parallel.replicate(state)
+    if step == 0:
+        return step, _before_epoch(experiment, state, evaluate), ""
+    return step, state, checkpoints.about(step)["metrics_jsonl"]
 
 
 def _open_record(

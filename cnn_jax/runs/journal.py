@@ -226,17 +226,13 @@ def read_curves(folder: Path) -> dict[str, dict[str, np.ndarray]]:
             )
     if not curves:
         raise UserError(f"{folder} has no metrics: it is not a run folder, or has just begun")
+    unequal = UserError(f"{folder / 'metrics.jsonl'} is damaged: lines have different metrics")
     try:
         arrays = {s: {n: np.array(v) for n, v in names.items()} for s, names in curves.items()}
-        whole = all(
-            len(v) == len(split["step"]) for split in arrays.values() for v in split.values()
-        )
-    except ValueError:  # members of different numbers
-        whole = False
-    if not whole:
-        raise UserError(
-            f"{folder / 'metrics.jsonl'} is damaged: not all lines have the same metrics"
-        )
+    except ValueError as error:  # members of different numbers
+        raise unequal from error
+    if any(len(v) != len(split["step"]) for split in arrays.values() for v in split.values()):
+        raise unequal
     return arrays
 
 

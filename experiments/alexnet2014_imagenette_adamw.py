@@ -48,9 +48,7 @@ def build(config: Config, data_dir: Path | None = None) -> Experiment:
     schedule = optax.warmup_cosine_decay_schedule(0, config.peak_learning_rate, warmup, steps)
     return Experiment(
         model=AlexNet2014(
-            classes=len(dataset.class_names),
-            kernel_init=nn.initializers.he_normal(),
-            dtype=config.dtype,
+            len(dataset.class_names), dtype=config.dtype, kernel_init=nn.initializers.he_normal()
         ),
         optimizer=optax.chain(
             optax.clip_by_global_norm(config.clip_norm),

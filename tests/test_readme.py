@@ -314,7 +314,7 @@ def test_collect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folders = [fake_run(tmp_path, seed, accuracy) for seed, accuracy in ((1, 0.5), (0, 0.6))]
     record = json.loads(report.collect(folders).read_text())
     assert [run["seed"] for run in record["runs"]] == [0, 1]
-    assert record["options"] == {"log_every": 5}  # and not where the runs were
+    assert record["options"].keys() == {"log_every", "eval_batch_size", "feed"}  # and no places
     assert ladder.percent(ladder.errors(record)) == "45.00 % ± 7.07"
     named = report.collect(folders, "another")
     assert named.name == "another.json" and json.loads(named.read_text()) == record
@@ -336,7 +336,9 @@ def fake_run(
     config = {"seed": seed, "epochs": epochs}
     described = {name: kind() for name, kind in CONTENT.items()}
     described |= {"experiment": "fake", "config": config, "environment": environment}
-    described["options"] = {"log_every": 5, "workdir": str(folder)}
+    described["options"] = {"log_every": 5, "workdir": str(folder), "data_dir": None}
+    described["options"] |= {"eval_batch_size": 250, "feed": "auto"}
+    described["dataset"] = {"train": 100}
     (folder / "config.json").write_text(json.dumps(described))
     result = {"step": 9, "split": "test", "accuracy": accuracy, "count": 10, "parameters": 7}
     result |= {"seconds": 30.0, "resumed_from": resumed_from}

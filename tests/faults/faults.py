@@ -6,14 +6,10 @@
 Runs LeNet-5 on digits, 240 steps with a checkpoint every 10, on the CPU.
 """
 
-import argparse
-import json
 import multiprocessing
 import os
 import shutil
 import sys
-import tempfile
-import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -30,7 +26,6 @@ from cnn_jax import runs  # noqa: E402
 from cnn_jax.check.resume import differing, train_straight, train_with_kills  # noqa: E402
 from cnn_jax.errors import UserError  # noqa: E402
 from cnn_jax.runs.checkpoint import Checkpoints, quieten_orbax  # noqa: E402
-from cnn_jax.runs.environment import environment  # noqa: E402
 from cnn_jax.step import init_state  # noqa: E402
 
 SCRIPT = ROOT / "experiments" / "lenet5_digits.py"
@@ -148,32 +143,12 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--damages", type=int, default=400)
-    parser.add_argument("--out", type=Path, help="a JSON file for the record")
-    parser.add_argument("--table", type=Path, help="a record to print in Markdown")
-    flags = parser.parse_args()
-    if flags.table:
-        print(table(json.loads(flags.table.read_text())), end="")
-        return
-    logging.set_verbosity(logging.FATAL)
-    started, here = time.monotonic(), environment()
-    with tempfile.TemporaryDirectory() as scratch:
-        record = {
-            "experiment": "faults",
-            "environment": here,
-            "damages": damage(flags.damages, Path(scratch)),
-            "kills": kill(flags.kills, Path(scratch)),
-        }
-    record["seconds"] = round(time.monotonic() - started)
-    print(table(record), end="")
-    if flags.out:
-        flags.out.write_text(json.dumps(record, indent=2) + "\n")
+def run(scratch: Path, kills: int, damages: int) -> dict[str, Any]:
+    """Damage checkpoints, then kill runs."""
+    return {"damages": damage(damages, scratch), "kills": kill(kills, scratch)}
 
 
 if __name__ == "__main__":
-    main()
+    import recording  # beside this file, where Python looks first
+
+    recording.main(__doc__ or "", "faults", {"kills": 200, "damages": 400}, run, table)

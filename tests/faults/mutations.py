@@ -9,7 +9,6 @@ step 30, which is then resumed; of the dataset, on which the run is then evaluat
 of the cache of compiled programs. What comes out is compared with what an untouched copy gives.
 """
 
-import argparse
 import contextlib
 import io
 import json
@@ -19,7 +18,6 @@ import re
 import shutil
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -38,7 +36,6 @@ from cnn_jax.check.reproduce import reproduce  # noqa: E402
 from cnn_jax.errors import UserError  # noqa: E402
 from cnn_jax.evaluate.exact import evaluate_run  # noqa: E402
 from cnn_jax.runs.checkpoint import quieten_orbax  # noqa: E402
-from cnn_jax.runs.environment import environment  # noqa: E402
 from experiments import lenet5_digits  # noqa: E402
 
 FLAGS = ["--epochs", "2", "--log-every", "10", "--checkpoint-every", "15", "--eval-every", "15"]
@@ -190,7 +187,7 @@ def cases(clean: Path) -> list[tuple[str, Path, Callable[[Path, Path], dict[str,
     ]
 
 
-def run(count: int, scratch: Path) -> dict[str, Any]:
+def run(scratch: Path, count: int) -> dict[str, Any]:
     """Make `count` trials, spread evenly over the parts, in a pool of processes."""
     clean = scratch / "clean"
     prepare(clean)
@@ -243,26 +240,7 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--count", type=int, default=400)
-    parser.add_argument("--out", type=Path, help="a JSON file for the record")
-    parser.add_argument("--table", type=Path, help="a record to print in Markdown")
-    flags = parser.parse_args()
-    if flags.table:
-        print(table(json.loads(flags.table.read_text())), end="")
-        return
-    quieten_orbax()
-    started, here = time.monotonic(), environment()
-    with tempfile.TemporaryDirectory() as scratch:
-        record = {"experiment": "mutations", "environment": here, **run(flags.count, Path(scratch))}
-    record["seconds"] = round(time.monotonic() - started)
-    print(table(record), end="")
-    if flags.out:
-        flags.out.write_text(json.dumps(record, indent=2) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    import recording  # beside this file, where Python looks first
+
+    recording.main(__doc__ or "", "mutations", {"count": 400}, run, table)

@@ -14,7 +14,6 @@ read.py         opens prepared datasets, lists and describes them
 records.py      single examples of their files
 shards.py       any record of many files, in either of TFDS's formats
 tfrecord.py     records of TFRecord files
-files.py        files that cannot be read
 decode.py       JPEG and PNG to pixels
 datasets.py     the types: Dataset, Source, Batch
 order.py        which examples a step trains on

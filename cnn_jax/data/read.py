@@ -15,7 +15,7 @@ import numpy as np
 
 from cnn_jax.data import cache, records, resident, statistics
 from cnn_jax.data.datasets import Dataset, Source
-from cnn_jax.data.files import check_readable
+from cnn_jax.data.shards import check_readable
 from cnn_jax.errors import UserError
 from cnn_jax.errors.ranges import check_range
 from cnn_jax.errors.wording import message

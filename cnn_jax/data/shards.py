@@ -3,6 +3,7 @@
 import bisect
 import itertools
 import resource
+import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cnn_jax.data import tfrecord
-from cnn_jax.data.files import check_readable
+from cnn_jax.errors import UserError
+from cnn_jax.errors.machine_limits import unreadable
 
 MOST_OPEN = 1024  # files of a split that stay open; ArrayRecord takes 0.25 MB for each
 
@@ -132,3 +134,21 @@ class _ArrayRecord:
 
     def close(self) -> None:
         self._reader.close()
+
+
+def check_readable(path: Path, dataset: str) -> None:
+    """Raise UserError if `path`, of that dataset, is no file that can be opened.
+
+    This tells a machine's limit or a lack of permission from damage.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UserError(f"{path} of dataset {dataset!r} is not a file; prepare it again")
+        path.open("rb").close()
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path} of dataset {dataset!r} is missing; restore it, or delete {path.parent} "
+            "and prepare the dataset again"
+        ) from error
+    except OSError as error:
+        raise unreadable(f"{path} of dataset {dataset!r}", error) from error

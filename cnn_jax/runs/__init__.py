@@ -23,7 +23,6 @@ from cnn_jax.runs.receipt import (
     identity_changes,
     last_process,
     process_changes,
-    script_text,
 )
 from cnn_jax.runs.settings import flags, to_json
 
@@ -47,7 +46,6 @@ __all__ = [
     "last_process",
     "load",
     "process_changes",
-    "script_text",
     "search_path",
     "steps_per_epoch",
     "to_json",
